@@ -1,0 +1,107 @@
+"""Writing so that a crash leaves the old content or the new, never a mixture; hashes; path text.
+
+Refuses to know what the files mean.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+_EDGE = 1 << 16
+
+
+def path_to_text(path: str | os.PathLike[str]) -> str:
+    """A path as text that JSON can hold: as it is, except that `%` is `%25` and a byte that is
+    not UTF-8 is `%XX`. Undone by `text_to_path`.
+    """
+    name = os.fspath(path)
+    if "%" not in name:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            return _quote(name)
+        return name
+    return _quote(name)
+
+
+def _quote(name: str) -> str:
+    parts = []
+    for char in name:
+        if char == "%":
+            parts.append("%25")
+        elif "\udc80" <= char <= "\udcff":
+            parts.append(quote_from_bytes(os.fsencode(char), safe=""))
+        else:
+            parts.append(char)
+    return "".join(parts)
+
+
+def text_to_path(text: str) -> Path:
+    """The path that `path_to_text` wrote."""
+    if "%" not in text:
+        return Path(text)
+    return Path(os.fsdecode(unquote_to_bytes(text.encode())))
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of the first and the last 64 KiB and the size: cheap for files of many GB."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(str(size).encode())
+        digest.update(file.read(_EDGE))
+        if size > _EDGE:
+            file.seek(max(_EDGE, size - _EDGE))
+            digest.update(file.read(_EDGE))
+    return digest.hexdigest()
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `content`, durably: beside, fsync, rename, fsync of the folder."""
+    with beside(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        temporary.replace(path)
+        fsync_folder(path.parent)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A fresh name in the folder of `path` that is gone afterwards unless renamed."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)

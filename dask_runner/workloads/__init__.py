@@ -1,0 +1,43 @@
+"""The family of workloads. To add one: a module, a line here, a test."""
+
+import importlib
+from typing import Any, cast
+
+import msgspec
+
+from dask_runner.errors import UsageError
+from dask_runner.workloads.interface import Workload, WorkloadSpec
+
+# Import paths, not classes: only the workload in use is imported.
+WORKLOADS = {
+    "generate": "dask_runner.workloads.generate:Generate",
+    "reconstruct": "dask_runner.workloads.reconstruct:Reconstruct",
+    "command": "dask_runner.workloads.command:Command",
+}
+
+
+def load(spec: WorkloadSpec) -> Workload:
+    """Make the workload from its JSON form. Raises UsageError for a wrong name or configuration."""
+    target = WORKLOADS.get(spec.name, spec.name)
+    module_name, _, class_name = target.partition(":")
+    if not class_name:
+        raise UsageError(
+            f"no workload {spec.name!r}",
+            hint=f"one of {', '.join(WORKLOADS)}, or your own as package.module:Class",
+        )
+    try:
+        kind: Any = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"workload {spec.name!r} cannot be imported: {error}") from error
+    try:
+        return cast("Workload", msgspec.convert(spec.configuration, kind))
+    except msgspec.ValidationError as error:
+        raise UsageError(f"workload {spec.name!r}: wrong configuration: {error}") from error
+
+
+def spec_of(workload: Workload) -> WorkloadSpec:
+    """The JSON form of a workload."""
+    kind = type(workload)
+    target = f"{kind.__module__}:{kind.__qualname__}"
+    name = next((name for name, path in WORKLOADS.items() if path == target), target)
+    return WorkloadSpec(name=name, configuration=msgspec.to_builtins(workload))
