@@ -39,6 +39,13 @@ class FailureKind(StrEnum):
 _FINAL_KINDS = frozenset({FailureKind.BAD_INPUT, FailureKind.LOG_ERROR})
 
 
+class WorkloadSpec(Struct, frozen=True, kw_only=True):
+    """A workload as JSON: `name` is a key of WORKLOADS or `package.module:Class`."""
+
+    name: str
+    configuration: dict[str, Any]
+
+
 class InputRange(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`count` entries of the file `path` from entry `first` on."""
 

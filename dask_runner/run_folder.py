@@ -4,7 +4,7 @@
                        manifest.lock       who is writing it
                        driver.log          the detached driver's talk
                        outputs/            published files (unless an output folder was given)
-                       attempts/000/000012.1/     private folder of attempt 1 at batch 12, with log.txt
+                       attempts/000/000012.1/       attempt 1 at batch 12: private folder, log.txt
                        attempts/groups/000100.1.log   the log of a group of short batches
 
 Attempt folders must be on the file system of the outputs, because publishing is a link(). With an

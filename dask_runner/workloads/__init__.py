@@ -5,8 +5,9 @@ from typing import Any, cast
 
 import msgspec
 
+from dask_runner.batch import WorkloadSpec
 from dask_runner.errors import UsageError
-from dask_runner.workloads.interface import Workload, WorkloadSpec
+from dask_runner.workloads.interface import Workload
 
 # Import paths, not classes: only the workload in use is imported.
 WORKLOADS = {

@@ -13,13 +13,6 @@ from msgspec import Struct, field
 from dask_runner.batch import Batch, InputFile
 
 
-class WorkloadSpec(Struct, frozen=True, kw_only=True):
-    """A workload as JSON: `name` is a key of WORKLOADS or `package.module:Class`."""
-
-    name: str
-    configuration: dict[str, Any]
-
-
 class Plan(Struct, frozen=True, kw_only=True):
     """What is to be done. `problems` are inputs that cannot be used, each with its file;
     a plan with problems is not run unless the user says so. `notes` are for the user's eyes.
