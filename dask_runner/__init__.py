@@ -1,5 +1,30 @@
-"""Independent batches of physics work over a Dask cluster of department machines."""
+"""Independent batches of physics work over a Dask cluster of department machines.
+
+`generate`, `reconstruct`, `command`, `start` and `open_run` return a `Run`; see docs/python.md.
+They are imported when first asked for, so that the command line starts fast.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from dask_runner.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from dask_runner.api import Run, command, generate, open_run, reconstruct, start
+
+__all__ = [
+    "Run",
+    "__version__",
+    "command",
+    "generate",
+    "open_run",
+    "reconstruct",
+    "start",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dask_runner import api  # noqa: PLC0415  (see above)
+
+    return getattr(api, name)

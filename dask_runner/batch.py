@@ -109,12 +109,15 @@ class Attempt(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class OutputFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A validated output: `entries` is None for files that are not ROOT."""
+    """A validated output: `entries` is None for files that are not ROOT. The time of its last
+    change tells a rerun whether the content needs to be hashed again.
+    """
 
     name: str
     bytes: int
     sha256: str
     entries: int | None = None
+    mtime_ns: int = 0
 
 
 class LogSlice(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -5,11 +5,15 @@ Refuses to know what the files mean.
 
 import hashlib
 import os
+import shlex
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from dask_runner.errors import UsageError
 
 _EDGE = 1 << 16
 
@@ -105,3 +109,44 @@ def beside(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_trusted(path: Path) -> str:
+    """The text of a file that decides what is run: ours, and writable by nobody else.
+
+    The check is made on the open descriptor, so that the file cannot be exchanged in between.
+    """
+    try:
+        # Opening a pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        _refuse_untrusted(path, os.fstat(descriptor))
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read()
+    finally:
+        os.close(descriptor)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path} line {line}: not UTF-8 text") from error
+
+
+def _refuse_untrusted(path: Path, status: os.stat_result) -> None:
+    name = shlex.quote(str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path}: is not a regular file")
+    if status.st_uid != os.geteuid():
+        raise UsageError(
+            f"{path}: belongs to another user (uid {status.st_uid}), who could have anything run "
+            "in your name",
+            hint=f"read it, then use a copy of your own: cp {name} MY_COPY",
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UsageError(
+            f"{path}: others may write to it (mode {stat.S_IMODE(status.st_mode):03o}), and have "
+            "anything run in your name",
+            hint=f"look at it, then: chmod go-w {name}",
+        )

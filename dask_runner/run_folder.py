@@ -50,7 +50,7 @@ class RunFolder(Struct, frozen=True, kw_only=True):
         """The private folder of one attempt."""
         return self.attempts / attempt_name(index, number)
 
-    def output(self, name: str) -> Path:
+    def output(self, name: Path | str) -> Path:
         """The final name of a published output."""
         return self.outputs / name
 

@@ -1,0 +1,243 @@
+"""The product in a script or a notebook: start a run, look at outcomes, rerun, load the results.
+
+The same pipeline as the command line's; nothing is printed and nothing exits. Errors are the
+classes of `dask_runner.errors`; a failed batch is not an error but an entry of `Run.failed`.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dask_runner import merge as merging
+from dask_runner import pipeline, run_folder, verify
+from dask_runner.batch import Outcome
+from dask_runner.control import Control
+from dask_runner.errors import FailedBatchesError, UsageError
+from dask_runner.files import text_to_path
+from dask_runner.manifest import RunState, Verdict, read_state
+from dask_runner.progress import Progress, choose
+from dask_runner.settings import load_settings
+from dask_runner.summary import Summary, summarize
+from dask_runner.workloads.command import Command
+from dask_runner.workloads.generate import Generate
+from dask_runner.workloads.interface import Workload
+from dask_runner.workloads.reconstruct import Reconstruct
+
+
+class Run:
+    """A run on disk. What it tells is read anew from the manifest when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Run({os.fspath(self.path)!r})"
+
+    @property
+    def timestamp(self) -> str:
+        return self.path.name
+
+    @property
+    def state(self) -> RunState:
+        """The fold of the manifest: plan, verdicts, outputs."""
+        return read_state(self.path)
+
+    @property
+    def summary(self) -> Summary:
+        return summarize(self.state)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """The last outcome of each failed batch, with its cause and log."""
+        state = self.state
+        last = (state.last_outcome(index) for index in state.indices(Verdict.FAILED))
+        return [outcome for outcome in last if outcome is not None]
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """The outcome that decided each batch that has one, in order of the batches."""
+        state = self.state
+        for index in state.indices(*Verdict):
+            outcome = state.last_outcome(index)
+            if outcome is not None:
+                yield outcome
+
+    def outputs(self, ending: str = "") -> list[Path]:
+        """The published files in order of the batches, or those whose name has `ending` in it."""
+        state = self.state
+        return [
+            state.folder.output(text_to_path(output.name))
+            for index in state.indices(Verdict.DONE)
+            for output in state.outputs(index)
+            if ending in output.name
+        ]
+
+    def rerun(
+        self, *, accept_changed_inputs: bool = False, progress: bool = False, **overrides: Any
+    ) -> "Run":
+        """Do what is not done. `overrides` are keys of the run section of the settings."""
+        request = pipeline.RerunRequest(
+            accept_changed_inputs=accept_changed_inputs, overrides=overrides
+        )
+        with _control() as control:
+            pipeline.rerun(self.path, request, control=control, progress=_progress(wanted=progress))
+        return self
+
+    def verify(self) -> verify.Verification:
+        """Hash all outputs and inputs again."""
+        state = self.state
+        return verify.verify(state, state.folder, thorough=True)
+
+    def merge(
+        self, folder: Path | str | None = None, *, acceptance: float = 1.0
+    ) -> merging.MergeResult:
+        """Join the outputs into one file of each kind."""
+        state = self.state
+        target = None if folder is None else Path(folder)
+        return merging.merge(state, state.folder, target=target, acceptance=acceptance)
+
+    def arrays(self, kind: str = "NTUP", tree: str = "events", *, partial: bool = False) -> Any:
+        """A tree of all published files of a kind, in event order, as an awkward array.
+
+        Raises FailedBatchesError if batches are missing, unless `partial`.
+        """
+        state = self.state
+        missing = state.failed.batches + state.pending.batches
+        if missing and not partial:
+            raise FailedBatchesError(
+                f"{missing} batches of run {self.timestamp} are not done",
+                hint="rerun() does them; partial=True loads what there is",
+            )
+        files = self.outputs(f".{kind}.")
+        if not files:
+            raise UsageError(f"run {self.timestamp} has published no {kind} file")
+        from dask_runner import rootfiles  # noqa: PLC0415  (uproot only if wanted)
+
+        return rootfiles.as_awkward(files, tree)
+
+
+def generate(evnt_dir: Path | str, *, extend: bool = False, **options: Any) -> Run:
+    """Generate events into `evnt_dir`.
+
+    `options`: keys of the generate section (`batch_size`, `files`, `run_number`, `mh` ...), and
+    those of `start`.
+    """
+    sections, rest = _split(options, "generate")
+    settings = _settings({**sections, "generate.evnt_dir": os.fspath(evnt_dir)}, rest)
+    workload = Generate.from_settings(settings, extend=extend)
+    return _start(workload, settings, outputs=Path(evnt_dir), **rest)
+
+
+def reconstruct(evnt_dir: Path | str, **options: Any) -> Run:
+    """Simulate, digitize and reconstruct the events of the files in `evnt_dir`.
+
+    `options`: keys of the reconstruct section (`patterns`, `keep`, `steps`) and of the run section
+    (`batch_size`, `slots`, `seed`, `attempts` ...), and those of `start`.
+    """
+    sections, rest = _split(options, "reconstruct")
+    settings = _settings({**sections, "generate.evnt_dir": os.fspath(evnt_dir)}, rest)
+    return _start(Reconstruct.from_settings(settings), settings, **rest)
+
+
+def command(words: list[str], number: int, *, outputs: tuple[str, ...] = (), **options: Any) -> Run:
+    """Run a program `number` times; the words may have placeholders ({index} {seed} {output})."""
+    sections, rest = _split(options, "run")
+    settings = _settings(sections, rest)
+    workload = Command.from_options(
+        words=words, number=number, outputs=list(outputs), seed=settings.run.seed
+    )
+    return _start(workload, settings, **rest)
+
+
+def start(workload: Workload, **options: Any) -> Run:
+    """Run a workload of your own: see `dask_runner.workloads.interface`.
+
+    `options`: keys of the run section, and `runs` (folder), `output_dir`, `label`, `first`,
+    `settings` (file), `import_path` (folders put first on the batches' import path), `progress`
+    (True: show it on stderr).
+    """
+    sections, rest = _split(options, "run")
+    settings = _settings(sections, rest)
+    return _start(workload, settings, **rest)
+
+
+def open_run(timestamp: str = "last", *, runs: Path | str = "runs") -> Run:
+    """A run on disk by its timestamp, a unique prefix of it, or `last`."""
+    return Run(run_folder.find(Path(runs), timestamp))
+
+
+_START_OPTIONS = {
+    *("runs", "output_dir", "label", "first", "settings", "import_path", "progress"),
+    "skip_bad_inputs",
+}
+
+
+def _split(options: dict[str, Any], section: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of settings by dotted key, and those of `start`."""
+    from dask_runner.settings.keys import KEYS  # noqa: PLC0415  (a table, needed here only)
+
+    settings: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in _START_OPTIONS:
+            rest[name] = value
+        elif f"{section}.{name}" in KEYS:
+            settings[f"{section}.{name}"] = value
+        else:
+            settings[f"run.{name}"] = value
+    return settings, rest
+
+
+def _settings(overrides: Mapping[str, Any], rest: Mapping[str, Any]) -> Any:
+    file = rest.get("settings")
+    given = dict(overrides)
+    if "runs" in rest:
+        given["storage.runs"] = os.fspath(rest["runs"])
+    return load_settings(None if file is None else Path(file), os.environ, given).settings
+
+
+def _start(
+    workload: Workload,
+    settings: Any,
+    *,
+    outputs: Path | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Run:
+    request = pipeline.RunRequest(
+        workload=workload,
+        settings=settings,
+        outputs=Path(options["output_dir"]) if "output_dir" in options else outputs,
+        label=options.get("label", ""),
+        first=options.get("first"),
+        import_path=tuple(os.fspath(path) for path in options.get("import_path", ())),
+        skip_bad_inputs=options.get("skip_bad_inputs", False),
+    )
+    with _control() as control:
+        folder, manifest = pipeline.create(request)
+        with manifest:
+            pipeline.run(
+                folder,
+                manifest,
+                first=request.first,
+                control=control,
+                progress=_progress(wanted=progress),
+            )
+    return Run(folder.path)
+
+
+@contextmanager
+def _control() -> Iterator[Control]:
+    """Ctrl-C drains where Python lets us hear of it: in the main thread."""
+    control = Control()
+    main = threading.current_thread() is threading.main_thread()
+    with control.signals() if main else nullcontext():
+        yield control
+
+
+def _progress(*, wanted: bool) -> Progress:
+    return choose(Console(stderr=True), not wanted)

@@ -1,0 +1,80 @@
+"""The command line: arguments in, exit code out. The only place that prints or exits.
+
+One module for each family of commands. Nothing heavy is imported before a command runs.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dask_runner.cli import attend, configure, dispatching, finish, read
+from dask_runner.cli.console import configure_logging, err, print_error
+from dask_runner.errors import EXIT_INTERRUPTED, RunnerError
+from dask_runner.version import __version__
+
+app = typer.Typer(
+    name="dask-runner",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Independent batches of physics work over department machines.",
+)
+
+_START = "Start"
+_WORK = "Work"
+_LOOK = "Look"
+_END = "Finish"
+
+app.command("init", rich_help_panel=_START)(configure.init)
+app.command("settings", rich_help_panel=_START)(configure.settings)
+app.command("generate", rich_help_panel=_WORK)(dispatching.generate)
+app.command("run", rich_help_panel=_WORK)(dispatching.run)
+app.command("command", rich_help_panel=_WORK)(dispatching.command)
+app.command("rerun", rich_help_panel=_WORK)(dispatching.rerun)
+app.command("drive", hidden=True)(dispatching.drive)
+app.command("runs", rich_help_panel=_LOOK)(read.runs)
+app.command("status", rich_help_panel=_LOOK)(read.status)
+app.command("show", rich_help_panel=_LOOK)(read.show)
+app.command("logs", rich_help_panel=_LOOK)(read.logs)
+app.command("errors", rich_help_panel=_LOOK)(read.errors)
+app.command("attach", rich_help_panel=_LOOK)(attend.attach)
+app.command("wait", rich_help_panel=_LOOK)(attend.wait)
+app.command("cancel", rich_help_panel=_WORK)(attend.cancel)
+app.command("verify", rich_help_panel=_END)(finish.verify)
+app.command("merge", rich_help_panel=_END)(finish.merge)
+app.command("replay", rich_help_panel=_END)(finish.replay)
+app.command("clean", rich_help_panel=_END)(finish.clean)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"dask-runner {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    version: Annotated[  # noqa: ARG001  (acts in its callback)
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    configure_logging(verbose=verbose)
+
+
+def main() -> None:
+    """Run the command of `sys.argv` and exit with its code."""
+    try:
+        app()
+    except RunnerError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever reads us (head, less) has seen enough.
+        sys.stderr.close()
+        sys.exit(0)

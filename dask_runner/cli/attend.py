@@ -1,0 +1,152 @@
+"""The commands for a run that somebody else drives: attach, wait, cancel."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dask_runner import run_folder
+from dask_runner.cli import options
+from dask_runner.cli.console import err, escape, out, print_json
+from dask_runner.cli.dispatching import exit_code
+from dask_runner.errors import EXIT_DONE, EXIT_INTERRUPTED, ClusterError, UsageError
+
+if TYPE_CHECKING:
+    from dask_runner.manifest import LockHolder, RunState
+    from dask_runner.progress import Progress, Snapshot
+    from dask_runner.run_folder import RunFolder
+
+_INTERVAL = 0.5
+_CANCEL_TIMEOUT = 60.0
+
+Wanted = Annotated[
+    str, typer.Argument(help="The run: its timestamp, a unique prefix of it, or `last`.")
+]
+
+
+def attach(
+    timestamp: Wanted = "last",
+    *,
+    runs: options.Runs = None,
+    settings: options.SettingsFile = None,
+) -> None:
+    """Follow a run until it ends. Ctrl-C leaves the run alone."""
+    from dask_runner.progress import choose
+
+    folder = _folder(timestamp, runs, settings)
+    try:
+        _follow(folder, choose(err, False))
+    except KeyboardInterrupt:
+        err.print(f"detached; the run goes on. `dask-runner cancel {folder.timestamp}` ends it")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _end(folder, json=False)
+
+
+def wait(
+    timestamp: Wanted = "last",
+    *,
+    runs: options.Runs = None,
+    settings: options.SettingsFile = None,
+    json: options.Json = False,
+) -> None:
+    """Wait until nobody drives the run any more; exit as the run did."""
+    folder = _folder(timestamp, runs, settings)
+    while _driver(folder) is not None:
+        time.sleep(_INTERVAL)
+    _end(folder, json=json)
+
+
+def cancel(
+    timestamp: Wanted = "last",
+    *,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Let the running batches end first.")
+    ] = False,
+    runs: options.Runs = None,
+    settings: options.SettingsFile = None,
+    json: options.Json = False,
+) -> None:
+    """End a run that is being driven, here or detached. `rerun` does what is left."""
+    folder = _folder(timestamp, runs, settings)
+    holder = _driver(folder)
+    if holder is None:
+        raise UsageError(f"nobody drives run {folder.timestamp}")
+    if holder.host != socket.gethostname():
+        raise UsageError(
+            f"the driver of run {folder.timestamp} is process {holder.pid} on {holder.host}",
+            hint=f"log in there and cancel it: ssh {holder.host} dask-runner cancel ...",
+        )
+    os.kill(holder.pid, signal.SIGTERM)
+    if not drain:
+        # The first signal drains, the second stops.
+        time.sleep(_INTERVAL)
+        if _driver(folder) is not None:
+            os.kill(holder.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _CANCEL_TIMEOUT
+    while _driver(folder) is not None:
+        if not drain and time.monotonic() > deadline:
+            raise ClusterError(f"process {holder.pid} still runs after {_CANCEL_TIMEOUT:.0f} s")
+        time.sleep(_INTERVAL / 10)
+    if json:
+        print_json({"run": folder.timestamp, "pid": holder.pid, "drained": drain})
+    else:
+        out.print(f"run {escape(folder.timestamp)} ended")
+
+
+def _folder(timestamp: str, runs: Path | None, settings: Path | None) -> "RunFolder":
+    from dask_runner.run_folder import RunFolder
+
+    loaded = options.settings_for(settings, {}, runs=runs)
+    return RunFolder.at(run_folder.find(Path(loaded.settings.storage.runs), timestamp))
+
+
+def _driver(folder: "RunFolder") -> "LockHolder | None":
+    """Who drives the run; None if nobody does (a driver of another host counts as alive)."""
+    from dask_runner.manifest import lock_holder
+
+    holder = lock_holder(folder)
+    return None if holder is None or holder.alive is False else holder
+
+
+def _follow(folder: "RunFolder", progress: "Progress") -> None:
+    from dask_runner.manifest import Follower
+
+    follower = Follower(folder.manifest)
+    began = time.monotonic()
+    with progress:
+        while True:
+            alive = _driver(folder) is not None
+            progress.update(_snapshot(follower.poll(), time.monotonic() - began))
+            if not alive:
+                return
+            time.sleep(_INTERVAL)
+
+
+def _snapshot(state: "RunState", elapsed: float) -> "Snapshot":
+    from dask_runner.progress import Snapshot
+
+    running = len(state.running)
+    return Snapshot(
+        done=state.done.batches,
+        failed=state.failed.batches,
+        running=running,
+        pending=state.pending.batches - running,
+        events_done=state.done.events,
+        events_total=state.total.events,
+        elapsed=elapsed,
+    )
+
+
+def _end(folder: "RunFolder", *, json: bool) -> None:
+    from dask_runner.manifest import read_state
+    from dask_runner.reports import REPORTS
+    from dask_runner.summary import summarize
+
+    summary = summarize(read_state(folder.manifest))
+    REPORTS["json" if json else "terminal"](summary, out)
+    code = exit_code(summary, interrupted=bool(summary.pending))
+    raise typer.Exit(code or EXIT_DONE)

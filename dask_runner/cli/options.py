@@ -1,0 +1,64 @@
+"""The options that several commands share, and what they come to."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dask_runner.settings import LoadedSettings, load_settings
+
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", help="Settings file [default: ./settings.toml if there is one]."),
+]
+Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Timestamp = Annotated[
+    str, typer.Argument(help="The run: its timestamp, a unique prefix of it, or `last`.")
+]
+Label = Annotated[str, typer.Option("--label", help="Text to know the run by.")]
+First = Annotated[
+    int | None,
+    typer.Option("--first", min=1, help="Dispatch only N batches; `rerun` does the rest."),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Go on in the background, also after logout.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Dry = Annotated[
+    bool, typer.Option("--dry-run", "-t", help="Dry test: the plan and all checks; runs nothing.")
+]
+Slots = Annotated[
+    int | None, typer.Option("--slots", min=0, help="Batches at a time (0: one for each core).")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run.")]
+Attempts = Annotated[
+    int | None, typer.Option("--attempts", min=1, help="Attempts at a batch in all.")
+]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", min=0, help="Wall time of a batch in s (0: none).")
+]
+Memory = Annotated[
+    int | None, typer.Option("--memory", min=0, help="Memory of a batch in MB (0: no limit).")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output-dir", "-o", help="Folder for the outputs [default: in the run folder]."),
+]
+
+
+def settings_for(
+    file: Path | None, overrides: dict[str, Any], *, runs: Path | None = None
+) -> LoadedSettings:
+    """The settings in force; an option that was not given is None and overrides nothing."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if runs is not None:
+        given["storage.runs"] = os.fspath(runs)
+    return load_settings(file, os.environ, given)
+
+
+def argv() -> tuple[str, ...]:
+    """The command line as the user gave it."""
+    return ("dask-runner", *sys.argv[1:])

@@ -1,0 +1,91 @@
+"""The line between the driver, a host's agent and the agent's children.
+
+Downwards (stdin): messages with a four-byte length before the JSON, so that nothing secret is on
+a command line. End of file means: end everything. Upwards (stdout): one JSON object a line, after
+a line with the nonce, so that what a shell's start-up files print does no harm.
+"""
+
+import os
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from dask_runner.cluster.tls import Credentials
+from dask_runner.errors import ClusterError
+
+_LENGTH = struct.Struct(">I")
+_LARGEST = 1 << 24
+
+T = TypeVar("T")
+
+
+class AgentConfig(Struct, frozen=True, kw_only=True):
+    """What a host's agent needs. With an empty `scheduler` it starts one at `bind`."""
+
+    nonce: str
+    cluster: str
+    host: str
+    bind: str
+    slots: int
+    scheduler: str = ""
+    scratch: str = ""
+    import_path: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    nice: int = 0
+    idle_io: bool = False
+    credentials: Credentials
+
+
+class WorkerConfig(Struct, frozen=True, kw_only=True):
+    """What a Dask worker process needs; `name` is new at each start."""
+
+    agent: AgentConfig
+    scheduler: str
+    name: str
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the agent tells: `kind` is scheduler, worker, worker-died, scheduler-died or error."""
+
+    kind: str
+    address: str = ""
+    pid: int = 0
+    text: str = ""
+
+
+def encode_message(message: Struct) -> bytes:
+    """A message with its length before it."""
+    body = msgspec.json.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def read_message(kind: type[T]) -> T:
+    """Read one message from stdin; ClusterError if it ends before that."""
+    stream = sys.stdin.buffer
+    head = stream.read(_LENGTH.size)
+    length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
+    body = stream.read(length) if 0 < length <= _LARGEST else b""
+    if not body or len(body) != length:
+        raise ClusterError("the line from the driver ended before the configuration came")
+    return msgspec.json.decode(body, type=kind)
+
+
+def send_event(event: Event) -> None:
+    """Tell one event on stdout."""
+    os.write(1, msgspec.json.encode(event) + b"\n")
+
+
+def when_stdin_ends(action: Callable[[], None]) -> None:
+    """Call `action` in a thread of its own as soon as stdin is at its end."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            continue
+        action()
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()

@@ -1,0 +1,74 @@
+"""How Dask is configured in each of our processes, whatever the user's own Dask files say.
+
+Dask is a disposable transport here: it neither retries, nor moves, nor measures anything; each
+value that differs from Dask's default stands with its reason.
+"""
+
+import logging
+import tempfile
+from typing import Any
+
+import dask
+from distributed import Security
+
+from dask_runner.cluster.tls import Credentials
+
+# Longer than any pause of a healthy link; a lost host is told by its agent, not by this.
+_COMM_TIMEOUT = "60s"
+
+_SETTINGS: dict[str, Any] = {
+    # A batch whose worker died is sent again by the driver, which knows whom to blame.
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.work-stealing": False,
+    # Groups are short: a worker has the next one at hand when a slot falls free.
+    "distributed.scheduler.worker-saturation": 1.1,
+    "distributed.scheduler.worker-ttl": "1 hour",
+    "distributed.scheduler.active-memory-manager.start": False,
+    # The HTTP servers have no authentication: no routes, and bound to loopback where started.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+    # Batches live in processes of their own with limits of their own.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.comm.require-encryption": True,
+    "distributed.comm.timeouts.connect": "30s",
+    "distributed.comm.timeouts.tcp": _COMM_TIMEOUT,
+    # Streamed outcomes pass through the scheduler, which by default keeps thousands of them.
+    "distributed.admin.log-length": 100,
+    "distributed.admin.low-level-log-length": 100,
+    "distributed.admin.tick.interval": "100ms",
+    "distributed.admin.tick.limit": "30s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.system-monitor.log-length": 100,
+    # Numbers of other hosts come from the batches' outcomes; no GPU is ever asked for.
+    "distributed.diagnostics.nvml": False,
+}
+
+
+def configure_dask() -> None:
+    """Make the settings above those of this process.
+
+    Dask's default folder for temporary files has a name that anybody may create first, so that
+    modules would be imported from it: a private one takes its place.
+    """
+    dask.config.set({**_SETTINGS, "temporary-directory": tempfile.gettempdir()})
+    # What matters to a user is said by the agent and in the manifest; what is left are tracebacks
+    # of connections that end because we end them.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+
+
+def security(credentials: Credentials) -> Security:
+    """Dask's form of the credentials; encryption and client certificates are required."""
+    return Security(
+        require_encryption=True,
+        tls_ca_file=credentials.ca,
+        tls_client_cert=credentials.cert,
+        tls_client_key=credentials.key,
+        tls_scheduler_cert=credentials.cert,
+        tls_scheduler_key=credentials.key,
+        tls_worker_cert=credentials.cert,
+        tls_worker_key=credentials.key,
+    )

@@ -1,0 +1,142 @@
+"""The cluster on this machine: one host agent as a child process.
+
+The same agent, worker and scheduler as on a department machine, with a pipe where SSH would be.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, Self
+
+import msgspec
+
+from dask_runner.cluster.channel import AgentConfig, Event, encode_message
+from dask_runner.cluster.interface import ClusterConfig
+from dask_runner.cluster.tls import make_credentials
+from dask_runner.errors import ClusterError
+
+_log = logging.getLogger(__name__)
+
+_START_TIMEOUT = 60.0
+_END_TIMEOUT = 15.0
+
+
+class LocalCluster:
+    """A scheduler and a worker with `slots` slots on the loopback interface, over TLS."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self.name = f"local-{secrets.token_hex(4)}"
+        self.address = ""
+        self._slots = config.slots or os.cpu_count() or 1
+        self._config = config
+        self._credentials = make_credentials(self.name)
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._ready = threading.Event()
+        self._closing = False
+        self._failure = ""
+        self._host = socket.gethostname() or "localhost"
+
+    @property
+    def hosts(self) -> Mapping[str, int]:
+        return {self._host: self._slots}
+
+    def failure(self) -> str:
+        return self._failure
+
+    def __enter__(self) -> Self:
+        nonce = secrets.token_hex(16)
+        self._agent = subprocess.Popen(
+            [sys.executable, "-I", "-m", "dask_runner.cluster.host_agent"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        config = AgentConfig(
+            nonce=nonce,
+            cluster=self.name,
+            host=self._host,
+            bind="127.0.0.1",
+            slots=self._slots,
+            scratch=self._config.scratch,
+            import_path=self._config.import_path,
+            preload=self._config.preload,
+            credentials=self._credentials,
+        )
+        assert self._agent.stdin is not None
+        self._agent.stdin.write(encode_message(config))
+        self._agent.stdin.flush()
+        threading.Thread(target=self._read, args=(nonce,), name="agent", daemon=True).start()
+        if not self._ready.wait(_START_TIMEOUT) or self._failure:
+            reason = self._failure or f"not ready after {_START_TIMEOUT:.0f} s"
+            self.__exit__()
+            raise ClusterError(f"the local cluster did not start: {reason}")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """End the agent, which ends all below it."""
+        self._closing = True
+        agent = self._agent
+        if agent is None:
+            return
+        assert agent.stdin is not None
+        agent.stdin.close()
+        try:
+            agent.wait(_END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            _log.warning("the cluster's agent %d had to be killed", agent.pid)
+            agent.kill()
+            agent.wait()
+
+    def client(self) -> Any:
+        from distributed import Client  # noqa: PLC0415  (0.4 s: not before a cluster is wanted)
+
+        from dask_runner.cluster.dask_settings import configure_dask, security  # noqa: PLC0415
+
+        configure_dask()
+        try:
+            return Client(
+                self.address,
+                security=security(self._credentials),
+                set_as_default=False,
+                timeout=30,
+                direct_to_workers=True,
+            )
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(f"cannot reach the scheduler at {self.address}: {error}") from error
+
+    def _read(self, nonce: str) -> None:
+        """Take in the agent's events for as long as it lives; never stop reading."""
+        assert self._agent is not None
+        assert self._agent.stdout is not None
+        started = False
+        for line in self._agent.stdout:
+            if not started:
+                started = line.strip() == nonce.encode()
+                continue
+            try:
+                event = msgspec.json.decode(line, type=Event)
+            except msgspec.DecodeError:
+                _log.warning("unexpected line from the agent: %r", line[:200])
+                continue
+            self._handle(event)
+        if not self._closing and not self._failure:
+            self._failure = "its agent died"
+        self._ready.set()
+
+    def _handle(self, event: Event) -> None:
+        if event.kind == "scheduler":
+            self.address = event.address
+        elif event.kind == "worker":
+            self._ready.set()
+        elif self._closing:
+            return
+        elif event.kind == "worker-died":
+            _log.warning("the worker on %s died (%s); starting another", self._host, event.text)
+        else:
+            self._failure = f"{event.kind}: {event.text}"
+            self._ready.set()

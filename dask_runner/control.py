@@ -1,0 +1,52 @@
+"""The user's wish to end a run: first drain, then stop.
+
+Drain: start nothing new, let running batches end. Stop: end them now.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Control:
+    """Set from a signal handler or another thread, read by dispatch."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.stopping = False
+        self.reason = ""
+
+    def request(self, reason: str) -> None:
+        """The first request drains, the next one stops."""
+        self.stopping = self.draining
+        self.draining = True
+        self.reason = self.reason or reason
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Act on SIGINT, SIGTERM and SIGHUP alike while the context lasts."""
+
+        def handle(number: int, _frame: FrameType | None) -> None:
+            if number == signal.SIGHUP:
+                _leave_terminal()
+            self.request(signal.Signals(number).name)
+
+        before = {number: signal.signal(number, handle) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, action in before.items():
+                signal.signal(number, action)
+
+
+def _leave_terminal() -> None:
+    """The terminal is gone: writing to it would raise in the middle of anything."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        if os.isatty(descriptor):
+            os.dup2(null, descriptor)
+    os.close(null)

@@ -1,0 +1,131 @@
+"""The dry test: the plan, and every check that can be made without running anything.
+
+Leaves nothing behind and starts nothing.
+"""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import psutil
+from msgspec import Struct
+
+from dask_runner.batch import Batch
+from dask_runner.files import text_to_path
+from dask_runner.settings import Settings
+from dask_runner.workloads.checks import checks
+from dask_runner.workloads.interface import Plan, Workload
+
+_SHOWN = 2
+_MEGABYTE = 1_000_000
+
+
+class DryRun(Struct, frozen=True, kw_only=True):
+    """What would be done. `problems` is empty if the run can start. Sizes in bytes."""
+
+    batches: int
+    events: int
+    inputs: int
+    input_bytes: int
+    files: int
+    first: tuple[Batch, ...]
+    last: tuple[Batch, ...]
+    outputs: str
+    slots: int
+    memory: int
+    free: int
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def check(
+    workload: Workload, plan: Plan, settings: Settings, *, outputs: Path, rerun: bool = False
+) -> DryRun:
+    """Check the plan (of a rerun: what is left of it) against this machine."""
+    batches = plan.batches
+    slots = settings.run.slots or os.cpu_count() or 1
+    free = shutil.disk_usage(_existing(outputs)).free
+    size = sum(file.bytes for file in plan.inputs)
+    problems = [
+        *plan.problems,
+        *checks(workload),
+        *_names(plan.batches),
+        *_folders(settings, outputs),
+        *([] if rerun else existing_outputs(plan, outputs)),
+        *_capacity(settings, slots, free=free, size=size),
+    ]
+    if not batches:
+        problems.append("there is nothing to do: the plan has no batches")
+    return DryRun(
+        batches=len(batches),
+        events=sum(batch.count for batch in batches),
+        inputs=len(plan.inputs),
+        input_bytes=size,
+        files=sum(len(batch.outputs) for batch in batches),
+        first=tuple(batches[:_SHOWN]),
+        last=tuple(batches[max(_SHOWN, len(batches) - _SHOWN) :]),
+        outputs=os.fspath(outputs),
+        slots=slots,
+        memory=psutil.virtual_memory().available,
+        free=free,
+        notes=plan.notes,
+        problems=tuple(problems),
+    )
+
+
+def _existing(path: Path) -> Path:
+    """The path itself or its nearest parent that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _names(batches: list[Batch]) -> list[str]:
+    counts = Counter(output.name for batch in batches for output in batch.outputs)
+    return [f"{count} batches would write {name}" for name, count in counts.items() if count > 1]
+
+
+def _folders(settings: Settings, outputs: Path) -> list[str]:
+    problems = []
+    folders = {"runs": Path(settings.storage.runs), "outputs": outputs}
+    if settings.storage.scratch:
+        folders["scratch"] = Path(settings.storage.scratch)
+    for name, folder in folders.items():
+        existing = _existing(folder)
+        if not existing.is_dir():
+            problems.append(f"{name} folder {folder}: {existing} is not a folder")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            problems.append(f"{name} folder {folder}: no permission to write in {existing}")
+    return problems
+
+
+def existing_outputs(plan: Plan, outputs: Path) -> list[str]:
+    """Planned names that are taken; whatever is there is never overwritten."""
+    if not outputs.is_dir():
+        return []
+    return [
+        f"{outputs / text_to_path(output.name)} exists and is never overwritten"
+        for batch in plan.batches
+        for output in batch.outputs
+        if (outputs / text_to_path(output.name)).exists()
+    ]
+
+
+def _capacity(settings: Settings, slots: int, *, free: int, size: int) -> list[str]:
+    problems = []
+    # The built-in outputs are smaller than their inputs; less space than the inputs take will not
+    # do for anybody.
+    if free < size:
+        problems.append(
+            f"{free / 1e9:.1f} GB free for outputs, but the inputs are {size / 1e9:.1f} GB"
+        )
+    available = psutil.virtual_memory().available
+    if settings.run.memory and settings.run.memory * _MEGABYTE > available:
+        problems.append(
+            f"a batch may use {settings.run.memory} MB, but {available // _MEGABYTE} MB are available"
+        )
+    if slots > (os.cpu_count() or 1):
+        problems.append(f"{slots} slots on {os.cpu_count()} cores")
+    return problems

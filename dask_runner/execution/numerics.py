@@ -1,0 +1,47 @@
+"""The same bits on another machine: the environment that pins NumPy and BLAS.
+
+NumPy picks its loops by the CPU, and those for AVX-512 round differently; BLAS picks its kernels,
+and sums in another order for each number of threads. Both read the environment when they are
+loaded, so it must be set before the interpreter starts: a running one cannot be pinned.
+"""
+
+import os
+import platform
+
+# Also stops libraries from starting threads: a process with threads must not fork.
+_ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+_NUMPY = "NPY_DISABLE_CPU_FEATURES"
+
+
+def pinned_environment() -> dict[str, str]:
+    """The variables to add to the environment of an interpreter that runs batches."""
+    from numpy._core import _multiarray_umath as umath  # noqa: PLC0415  # numpy is heavy
+
+    pinned = dict.fromkeys(_ONE_THREAD, "1")
+    # The order of sets of strings, and of all that is derived from it.
+    pinned["PYTHONHASHSEED"] = "0"
+    baseline = set(umath.__cpu_baseline__)
+    # Naming a feature that this CPU lacks is silent; one that this build does not know warns.
+    above = [name for name in umath.__cpu_dispatch__ if _above_v3(name) and name not in baseline]
+    if above:
+        pinned[_NUMPY] = " ".join(above)
+    if platform.machine() == "x86_64" and umath.__cpu_features__.get("AVX2"):
+        pinned["OPENBLAS_CORETYPE"] = "Haswell"
+    return pinned
+
+
+def _above_v3(feature: str) -> bool:
+    return feature == "X86_V4" or feature.startswith("AVX512")
+
+
+def is_pinned() -> bool:
+    """True if this interpreter was started with the pinned environment."""
+    return all(os.environ.get(name) == value for name, value in pinned_environment().items())

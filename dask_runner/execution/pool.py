@@ -1,0 +1,233 @@
+"""The slots of a host, as the worker sees them: zygotes, sockets to slot processes, who is free.
+
+Owns recovery: a dead slot's batches get an outcome after what it left behind is dead, a dead zygote
+is replaced, and a zygote that lacks modules retires when its slots are done. Knows no Dask.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from dask_runner.batch import FailureKind, Outcome, OutcomeStatus
+from dask_runner.errors import ClusterError
+from dask_runner.execution import process_tree, slot
+from dask_runner.execution.failures import Cause
+from dask_runner.execution.nursery import Nursery, SlotLink
+from dask_runner.execution.task import GroupHead, decode_group, encode_outcomes, join_outcomes
+
+logger = logging.getLogger(__name__)
+
+
+class PoolConfig(Struct, frozen=True, kw_only=True):
+    """`scratch` is the folder for private temporary files ("" for the host's own), `host` the name
+    in outcomes, `cluster` the marker of all processes, `umask` the one of the batches.
+    """
+
+    slots: int
+    host: str
+    scratch: str = ""
+    import_path: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    cluster: str = ""
+    umask: int = 0o022
+
+
+class SlotState(Struct, frozen=True, kw_only=True):
+    """A busy slot: `batch` is the index of the running batch, `seconds` since its group began,
+    `rss` the resident memory of the slot's processes in bytes.
+    """
+
+    slot: int
+    pid: int
+    run: str
+    batch: int
+    seconds: float
+    rss: int
+
+
+class _Running(Struct):
+    """A group that has a slot or waits for one."""
+
+    run: str
+    data: bytes
+    since: float
+    link: SlotLink | None = None
+    cancelled: bool = False
+    settled: int = 0
+    current: int = 0
+
+
+class Pool:
+    """Thread safe: each Dask thread gives one group at a time."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        self._config = config
+        base = config.scratch or None
+        self._scratch = Path(tempfile.mkdtemp(prefix="dask-runner-", dir=base))
+        self._free = threading.BoundedSemaphore(config.slots)
+        self._lock = threading.Lock()
+        self._nursery_lock = threading.Lock()
+        self._running: list[_Running] = []
+        self._idle: list[SlotLink] = []
+        self._generation = 0
+        self._stopped = False
+        self._nursery = self._new_nursery(config.preload)
+
+    def close(self) -> None:
+        """Kill what runs, and end all processes of the pool."""
+        with self._lock:
+            self._stopped = True
+            links = [*self._idle, *(one.link for one in self._running if one.link is not None)]
+            self._idle.clear()
+        for link in links:
+            link.close()
+        with self._nursery_lock:
+            self._nursery.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def run(self, data: bytes, stream: Callable[[bytes], None]) -> bytes:
+        """Give an encoded group to a free slot. Outcomes go to `stream` as they come, encoded;
+        those of the last moment are returned.
+        """
+        head = GroupHead.of(data)
+        running = _Running(run=head.run, data=data, since=time.monotonic())
+        with self._lock:
+            self._running.append(running)
+        try:
+            with self._free:
+                running.since = time.monotonic()
+                return self._run_in_slot(running, head, stream)
+        finally:
+            with self._lock:
+                self._running.remove(running)
+
+    def cancel(self, run: str) -> int:
+        """Kill the groups of a run; returns how many there were."""
+        with self._lock:
+            found = [one for one in self._running if one.run == run and not one.cancelled]
+            for one in found:
+                one.cancelled = True
+                if one.link is not None:
+                    one.link.tell(slot.CANCEL)
+        return len(found)
+
+    def states(self) -> list[SlotState]:
+        """The busy slots."""
+        with self._lock:
+            busy = [(one, one.link) for one in self._running if one.link is not None]
+        now = time.monotonic()
+        states = []
+        for one, link in busy:
+            attempts = decode_group(one.data).attempts
+            batch = attempts[min(one.current, len(attempts) - 1)].batch.index
+            rss = process_tree.resident([link.pid, *process_tree.descendants(link.pid)])
+            states.append(
+                SlotState(
+                    slot=link.number,
+                    pid=link.pid,
+                    run=one.run,
+                    batch=batch,
+                    seconds=now - one.since,
+                    rss=rss,
+                )
+            )
+        return states
+
+    def _run_in_slot(
+        self, running: _Running, head: GroupHead, stream: Callable[[bytes], None]
+    ) -> bytes:
+        while True:
+            link = self._take_slot(head.preload)
+            with self._lock:
+                if running.cancelled or self._stopped:
+                    self._idle.append(link)
+                    return self._returned(running)
+                started = link.tell(slot.GROUP, running.data)
+                running.link = link if started else None
+            if started:
+                break
+            link.wait_until_clean()  # it died while it was idle: nobody's fault
+        rest = self._collect(link, running, stream)
+        with self._lock:
+            running.link = None
+            # Else a status in this moment shows a slot that may work for another group by now.
+            if rest is not None:
+                self._idle.append(link)
+        if rest is None:
+            link.wait_until_clean()
+            rest = self._lost(running)
+        return rest
+
+    def _collect(
+        self, link: SlotLink, running: _Running, stream: Callable[[bytes], None]
+    ) -> bytes | None:
+        """The last outcomes of the group, or None if the slot died."""
+        while (received := link.receive()) is not None:
+            tag, body = received
+            running.settled, running.current = slot.PROGRESS.unpack_from(body)
+            outcomes = body[slot.PROGRESS.size :]
+            if tag == slot.END:
+                return outcomes
+            if len(outcomes) > 1:  # an empty list is one byte
+                stream(outcomes)
+        return None
+
+    def _take_slot(self, preload: tuple[str, ...]) -> SlotLink:
+        """An idle slot whose zygote has the modules, or a new one."""
+        with self._nursery_lock:
+            missing = [name for name in preload if name not in self._nursery.preload]
+            if missing or not self._nursery.alive:
+                old = self._nursery
+                self._nursery = self._new_nursery((*old.preload, *missing))
+                old.retire()
+            nursery = self._nursery
+            while True:
+                with self._lock:
+                    link = self._idle.pop() if self._idle else None
+                if link is None:
+                    return nursery.new_slot()
+                if link.nursery is nursery and link.alive:
+                    return link
+                link.close()
+
+    def _new_nursery(self, preload: tuple[str, ...]) -> Nursery:
+        self._generation += 1
+        folder = self._scratch / f"zygote-{self._generation}"
+        folder.mkdir(mode=0o700)
+        return Nursery.start(self._config, folder, preload)
+
+    def _returned(self, running: _Running) -> bytes:
+        return self._made_up(running, None)
+
+    def _lost(self, running: _Running) -> bytes:
+        return self._made_up(
+            running, Cause(kind=FailureKind.LOST, message="the slot process died")
+        )
+
+    def _made_up(self, running: _Running, cause: Cause | None) -> bytes:
+        """Outcomes of attempts that no slot speaks for any more: the running one is lost, the
+        others go back.
+        """
+        outcomes = []
+        attempts = decode_group(running.data).attempts
+        for position in range(running.settled, len(attempts)):
+            attempt = attempts[position]
+            blamed = cause is not None and position == running.current
+            outcomes.append(
+                Outcome(
+                    batch=attempt.batch.index,
+                    attempt=attempt.number,
+                    status=OutcomeStatus.FAILED if blamed else OutcomeStatus.RETURNED,
+                    host=self._config.host,
+                    failure=cause.failure() if cause is not None and blamed else None,
+                )
+            )
+        return encode_outcomes(outcomes)

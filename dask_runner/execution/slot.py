@@ -1,0 +1,252 @@
+"""The slot process: takes one group after the other from its worker, and gives outcomes back.
+
+Forked from the zygote, so everything that a batch needs is imported already. Its end of file means
+that the worker is gone: it kills what runs and ends. It never runs or reads foreign code or data
+itself: that happens in processes that it forks and supervises.
+"""
+
+import getpass
+import os
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct, structs
+
+from dask_runner.batch import FailureKind
+from dask_runner.execution import payload, process_tree, validation
+from dask_runner.execution.failures import Cause, cause_of
+from dask_runner.execution.ledger import Ledger
+from dask_runner.execution.payload import Seat
+from dask_runner.execution.process_tree import Usage
+from dask_runner.execution.supervisor import Control, Ending, Supervisor, WorkerGoneError
+from dask_runner.execution.task import Group, decode_group, encode_outcomes
+from dask_runner.execution.wire import Channel
+from dask_runner.files import text_to_path
+
+GROUP: Final = 1
+CANCEL: Final = 2
+OUTCOMES: Final = 3
+END: Final = 4
+# How many attempts of the group have an outcome, and which one is running.
+PROGRESS: Final = struct.Struct(">II")
+_STREAM_EVERY: Final = 0.2
+
+
+class SlotSettings(Struct, frozen=True, kw_only=True):
+    """`scratch` is the slot's own folder, `room` the place of the marker (see marker.py)."""
+
+    host: str
+    scratch: Path
+    room: int = 0
+
+
+def serve(connection: socket.socket, settings: SlotSettings) -> None:
+    """The life of a slot process."""
+    os.setsid()
+    process_tree.become_subreaper()
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    # Only a signal with a handler writes to the wakeup descriptor.
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    slot = _Slot(Channel(connection), settings, read)
+    try:
+        slot.serve()
+    except (WorkerGoneError, OSError):
+        pass  # the worker is gone, and has said all it had to say
+    finally:
+        process_tree.kill_until_empty()
+        remove_slot_folder(settings.scratch)
+
+
+class _Slot:
+    def __init__(self, channel: Channel, settings: SlotSettings, wakeup: int) -> None:
+        self._channel = channel
+        self._settings = settings
+        self._wakeup = wakeup
+        self._idle_io: bool | None = None
+        self._user = getpass.getuser()
+
+    def serve(self) -> None:
+        while (received := self._channel.receive()) is not None:
+            tag, body = received
+            if tag == GROUP:  # a CANCEL now has come too late
+                self._run(decode_group(body))
+
+    def _run(self, group: Group) -> None:
+        nonce = b"\0" + secrets.token_bytes(15)
+        ledger = Ledger(group, host=self._settings.host, user=self._user, nonce=nonce)
+        immortal: list[int] = []
+        try:
+            scratch = self._make_scratch(group)
+        except OSError as error:
+            ledger.end(_cause_of_scratch(error), Usage())
+        else:
+            try:
+                self._set_io_priority(group.limits.idle_io)
+                immortal = self._work(group, ledger, scratch, nonce)
+            finally:
+                remove_tree(scratch)
+                (self._settings.scratch / scratch.name).unlink(missing_ok=True)
+        progress = PROGRESS.pack(ledger.settled, ledger.current)
+        self._channel.send(END, progress + encode_outcomes(ledger.rest()))
+        if immortal:
+            # They come to the zygote, and the worker makes a new slot.
+            os._exit(1)
+
+    def _work(self, group: Group, ledger: Ledger, scratch: Path, nonce: bytes) -> list[int]:
+        """Run, then validate. Returns the pids of processes that cannot be killed."""
+
+        def work(log: int, reports: int) -> None:
+            seat = Seat(
+                scratch=scratch, nonce=nonce, log=log, reports=reports, room=self._settings.room
+            )
+            payload.run_batches(group, seat)
+
+        stream = _Stream(self._channel, ledger)
+        supervisor = Supervisor(
+            control=self._control(stream),
+            limits=group.limits,
+            on_log=ledger.logs.feed,
+            on_report=ledger.accept,
+        )
+        ending = supervisor.run(work)
+        ledger.end(ending.cause, ending.usage)
+        if ending.immortal:
+            ledger.fail_all(_cause_of_immortal(ending))
+        while not ending.immortal and ledger.to_validate():
+            ending = self._validate(group, ledger, stream)
+        return ending.immortal
+
+    def _validate(self, group: Group, ledger: Ledger, stream: "_Stream") -> Ending:
+        """Validate in a process of its own. If that dies, the batch it was at has failed, and the
+        next call goes on behind it.
+        """
+        todo = ledger.to_validate()
+        tail = bytearray()
+
+        def keep_tail(data: bytes) -> None:
+            tail.extend(data)
+            del tail[:-1000]
+
+        supervisor = Supervisor(
+            control=self._control(stream),
+            limits=structs.replace(group.limits, timeout=group.limits.validation_timeout),
+            on_log=keep_tail,
+            on_report=ledger.validated,
+        )
+        ending = supervisor.run(lambda _, reports: validation.validate_batches(todo, reports))
+        left = ledger.to_validate()
+        if left and ending.cause is not None:
+            for position, _, _ in left if ending.cause.kind is FailureKind.CANCELLED else left[:1]:
+                ledger.fail_validation(position, ending.cause, bytes(tail))
+        elif left:
+            ledger.fail_validation(left[0][0], Cause(kind=FailureKind.INTERNAL, message="no report"))
+        return ending
+
+    def _control(self, stream: "_Stream") -> Control:
+        return Control(
+            control=self._channel.fileno(),
+            wakeup=self._wakeup,
+            on_control=self._told,
+            on_tick=stream.tick,
+        )
+
+    def _told(self) -> bool:
+        received = self._channel.receive()
+        if received is None:
+            raise WorkerGoneError
+        return received[0] == CANCEL
+
+    def _make_scratch(self, group: Group) -> Path:
+        """A fresh private folder, in the slot's own folder or linked from there: if the slot dies,
+        that is where the zygote or the worker finds it.
+        """
+        own = self._settings.scratch
+        own.mkdir(mode=0o700, exist_ok=True)
+        if not group.limits.scratch:
+            return Path(tempfile.mkdtemp(prefix="batch-", dir=own))
+        base = text_to_path(group.limits.scratch)
+        folder = Path(tempfile.mkdtemp(prefix="dask-runner-", dir=base))
+        (own / folder.name).symlink_to(folder)
+        return folder
+
+    def _set_io_priority(self, idle: bool) -> None:
+        """Inherited by what is forked. Here, because unlike niceness it can be taken back."""
+        if idle != self._idle_io:
+            import psutil  # noqa: PLC0415  # only needed once
+
+            kind = psutil.IOPRIO_CLASS_IDLE if idle else psutil.IOPRIO_CLASS_NONE
+            psutil.Process().ionice(kind)
+            self._idle_io = idle
+
+
+class _Stream:
+    """Sends outcomes while the group still runs."""
+
+    def __init__(self, channel: Channel, ledger: Ledger) -> None:
+        self._channel = channel
+        self._ledger = ledger
+        self._next = time.monotonic() + _STREAM_EVERY
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _STREAM_EVERY
+            outcomes = self._ledger.early()
+            progress = PROGRESS.pack(self._ledger.settled, self._ledger.current)
+            self._channel.send(OUTCOMES, progress + encode_outcomes(outcomes))
+
+
+def _cause_of_scratch(error: OSError) -> Cause:
+    cause = cause_of(error)
+    return structs.replace(cause, message=f"no scratch folder on this host: {cause.message}")
+
+
+def _cause_of_immortal(ending: Ending) -> Cause:
+    pids = ", ".join(map(str, ending.immortal))
+    return Cause(
+        kind=FailureKind.LOST,
+        message=f"processes {pids} of the batch cannot be killed (waiting for a dead file server?)",
+        cause="processes cannot be killed",
+    )
+
+
+def remove_slot_folder(folder: Path) -> None:
+    """Remove a slot's folder, and the scratch folders elsewhere that it links to."""
+    if folder.is_dir():
+        for entry in folder.iterdir():
+            if entry.is_symlink():
+                remove_tree(entry.readlink())
+    remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a scratch folder whatever a batch has left in it; say so if that is impossible."""
+
+    def open_up(function: Any, path: str, _: object) -> None:
+        # A folder without permissions: only its owner can help, and that is us.
+        os.chmod(Path(path).parent, stat.S_IRWXU)  # noqa: PTH101  # beside os functions
+        if Path(path).is_dir() and not Path(path).is_symlink():
+            os.chmod(path, stat.S_IRWXU)  # noqa: PTH101
+            shutil.rmtree(path)
+        elif function is not os.rmdir:
+            function(path)
+
+    try:
+        shutil.rmtree(folder, onerror=open_up)
+    except FileNotFoundError:
+        return
+    except (OSError, RecursionError):
+        traceback.print_exc(file=sys.stderr)

@@ -1,0 +1,161 @@
+"""Finished parts -> one file for each kind of output, with the counts reconciled.
+
+Owns the refusal of an incomplete run and what the merged file says about what is missing; how
+parts are joined is the workload's affair.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from dask_runner.batch import Batch
+from dask_runner.errors import FailedBatchesError, StorageError, UsageError
+from dask_runner.files import fsync_file, fsync_folder
+from dask_runner.manifest import RunState, Verdict
+from dask_runner.run_folder import RunFolder
+from dask_runner.verify import verify
+from dask_runner.workloads import load
+from dask_runner.workloads.interface import MergedFile, MergeRequest, Part
+
+_RANGES_SHOWN = 10
+
+
+class MergeResult(Struct, frozen=True, kw_only=True):
+    """The merged files, and what is not in them: `events` of `events_total`, `missing` ranges."""
+
+    files: tuple[MergedFile, ...]
+    events: int
+    events_total: int
+    missing: tuple[str, ...] = ()
+
+
+def merge(
+    state: RunState, folder: RunFolder, *, target: Path | None = None, acceptance: float = 1.0
+) -> MergeResult:
+    """Join the published outputs into files in `target` (default: `merged` beside the outputs).
+
+    Raises FailedBatchesError if the share of done events is below `acceptance` or if a published
+    output is not what it was, and UsageError if a merged file exists already.
+    """
+    if not 0 < acceptance <= 1:
+        raise UsageError(f"--acceptance {acceptance} is not within (0, 1]")
+    parts, missing = _split_by_verdict(state, folder)
+    events = sum(part.batch.count for part in parts)
+    total = events + sum(batch.count for batch in missing)
+    _check_complete(state, folder, missing, events=events, total=total, acceptance=acceptance)
+    request = MergeRequest(
+        parts=parts,
+        folder=(target or folder.path / "merged").absolute(),
+        missing=missing,
+        metadata=_metadata(state, missing, events=events, total=total),
+    )
+    return MergeResult(
+        files=_write(state, request),
+        events=events,
+        events_total=total,
+        missing=tuple(describe_ranges(missing)),
+    )
+
+
+def _split_by_verdict(state: RunState, folder: RunFolder) -> tuple[list[Part], list[Batch]]:
+    parts: list[Part] = []
+    missing: list[Batch] = []
+    for batch in state.batches:
+        verdict = state.verdict(batch.index)
+        if verdict is Verdict.DONE:
+            parts.append(Part(batch=batch, folder=folder.outputs))
+        elif verdict is not Verdict.SUPERSEDED:
+            missing.append(batch)
+    return parts, missing
+
+
+def _check_complete(
+    state: RunState,
+    folder: RunFolder,
+    missing: list[Batch],
+    *,
+    events: int,
+    total: int,
+    acceptance: float,
+) -> None:
+    name = state.header.timestamp
+    if not events or events < acceptance * total:
+        lines = "\n  ".join(describe_ranges(missing)[:_RANGES_SHOWN])
+        raise FailedBatchesError(
+            f"run {name} is not complete: {len(missing)} batches with {total - events} of {total} "
+            f"events are missing:\n  {lines}",
+            hint=f"`dask-runner rerun {name}` does them; --acceptance {events / total:.4g} merges "
+            "without them"
+            if events
+            else f"`dask-runner rerun {name}` does them",
+        )
+    found = verify(state, folder, thorough=False)
+    if found.lost:
+        lines = "\n  ".join(f"{item.path} {item.reason}" for item in found.lost[:_RANGES_SHOWN])
+        raise FailedBatchesError(
+            f"{len(found.lost)} published outputs are not what they were:\n  {lines}",
+            hint=f"`dask-runner rerun {name}` makes them again",
+        )
+
+
+def describe_ranges(batches: Iterable[Batch]) -> list[str]:
+    """What batches stand for, for people: the input's name and its entries."""
+    lines = []
+    for batch in batches:
+        for item in batch.inputs:
+            lines.append(f"{item.path} entries {item.first} to {item.first + item.count - 1}")
+        if not batch.inputs:
+            lines.append(f"batch {batch.index} ({batch.count})")
+    return lines
+
+
+def _metadata(state: RunState, missing: list[Batch], *, events: int, total: int) -> dict[str, Any]:
+    ranges = [
+        {"path": item.path, "first": item.first, "count": item.count}
+        for batch in missing
+        for item in batch.inputs
+    ]
+    return {
+        "run": state.header.timestamp,
+        "events": events,
+        "events_total": total,
+        "missing_batches": [batch.index for batch in missing],
+        "missing_ranges": ranges,
+    }
+
+
+def _write(state: RunState, request: MergeRequest) -> tuple[MergedFile, ...]:
+    """Merge into a folder beside the target, then give each file its name, without overwriting."""
+    workload = load(state.header.workload)
+    target = request.folder
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".merge-", dir=target))
+    except OSError as error:
+        raise StorageError(f"cannot write to {target}: {error.strerror}") from error
+    try:
+        files = workload.merge(msgspec.structs.replace(request, folder=beside))
+        return tuple(_publish(file, beside, target) for file in files)
+    finally:
+        shutil.rmtree(beside)
+
+
+def _publish(file: MergedFile, beside: Path, target: Path) -> MergedFile:
+    source = beside / Path(file.path).name
+    final = target / source.name
+    fsync_file(source)
+    try:
+        os.link(source, final)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{final} exists already and is not overwritten",
+            hint="remove it, or merge to another folder with --output",
+        ) from error
+    fsync_folder(target)
+    return msgspec.structs.replace(file, path=os.fspath(final))

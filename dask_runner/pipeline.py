@@ -1,0 +1,319 @@
+"""run and rerun: one line for each step of the flow. The whole product can be read from here.
+
+    plan -> manifest -> cluster -> dispatch (-> batch process -> publish -> record) -> summary
+
+`run` makes the manifest; from there on `run` and `rerun` are the same code (`drive`).
+"""
+
+import getpass
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from dask_runner import run_folder
+from dask_runner.cluster import CLUSTERS, Cluster, ClusterConfig
+from dask_runner.control import Control
+from dask_runner.dispatch import Dispatcher, Policy
+from dask_runner.dry_run import DryRun, check, existing_outputs
+from dask_runner.errors import BadInputError, UsageError
+from dask_runner.execution.task import Limits
+from dask_runner.files import path_to_text
+from dask_runner.manifest import (
+    Header,
+    Manifest,
+    Note,
+    NoteKind,
+    RunState,
+    Verdict,
+    read_state,
+)
+from dask_runner.progress import Progress
+from dask_runner.publish import Publisher
+from dask_runner.recovery import recover
+from dask_runner.run_folder import RunFolder
+from dask_runner.settings import Settings
+from dask_runner.summary import Summary, summarize
+from dask_runner.verify import changed_inputs, lost_batches, verify
+from dask_runner.versions import code_version, versions
+from dask_runner.workloads import load, spec_of
+from dask_runner.workloads.interface import Plan, Workload
+
+_log = logging.getLogger(__name__)
+
+_MEGABYTE = 1_000_000
+_KILOBYTE = 1000
+_SHOWN = 10
+
+
+class RunRequest(Struct, frozen=True, kw_only=True):
+    """A run that is wanted: `first` limits how many batches are dispatched now; with
+    `skip_bad_inputs` a plan with problems is run without them.
+    """
+
+    workload: Any
+    settings: Settings
+    outputs: Path | None = None
+    label: str = ""
+    first: int | None = None
+    argv: tuple[str, ...] = ()
+    import_path: tuple[str, ...] = ()
+    skip_bad_inputs: bool = False
+
+
+class Selection(Struct, frozen=True, kw_only=True):
+    """Which of the batches that are not done a rerun takes: all, these, or those that failed with
+    this kind or fingerprint; at most `first` of them.
+    """
+
+    batches: tuple[int, ...] = ()
+    cause: str = ""
+    first: int | None = None
+
+
+class RerunRequest(Struct, frozen=True, kw_only=True):
+    """`overrides` replaces values of the run section of the settings (slots, attempts ...).
+    `resume` says that this is the background driver of a run that was only planned.
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    accept_changed_inputs: bool = False
+    break_lock: bool = False
+    overrides: dict[str, Any] = field(default_factory=dict)
+    argv: tuple[str, ...] = ()
+    resume: bool = False
+
+
+def create(request: RunRequest) -> tuple[RunFolder, Manifest]:
+    """Plan the run, claim its folder and write the manifest, whose lock we then hold.
+
+    Raises BadInputError if inputs cannot be used, UsageError if there is nothing to do.
+    """
+    plan = request.workload.plan()
+    check_plan(plan, skip_bad_inputs=request.skip_bad_inputs)
+    outputs = _outputs(request)
+    if outputs is not None and (taken := existing_outputs(plan, outputs)):
+        raise UsageError(
+            "\n  ".join(taken[:_SHOWN]), hint="choose another folder, or remove what is there"
+        )
+    folder = run_folder.claim(Path(request.settings.storage.runs), outputs)
+    manifest = Manifest.create(folder, _header(request, folder), plan.inputs, plan.batches)
+    if plan.problems:
+        manifest.record(
+            Note(
+                kind="skipped-inputs",
+                text="these inputs were left out on request",
+                data={"problems": list(plan.problems)},
+                who=whoami(),
+            )
+        )
+    return folder, manifest
+
+
+def run(
+    folder: RunFolder,
+    manifest: Manifest,
+    *,
+    first: int | None = None,
+    control: Control,
+    progress: Progress,
+) -> Summary:
+    """Do a new run as far as it goes: a failed batch is in the summary, not an exception."""
+    selection = Selection(first=first)
+    drive(folder, manifest, selection=selection, control=control, progress=progress)
+    return summarize(manifest.state)
+
+
+def rerun(path: Path, request: RerunRequest, *, control: Control, progress: Progress) -> Summary:
+    """Do what is not done of the run at `path`, after completing what a crash interrupted."""
+    with Manifest.open(path, break_lock=request.break_lock) as manifest:
+        folder = manifest.folder
+        manifest.record(
+            Note(
+                kind=NoteKind.RERUN,
+                text="background driver began" if request.resume else "rerun began",
+                data={"argv": list(request.argv), "versions": versions()},
+                who=whoami(),
+            )
+        )
+        recover(manifest, folder, accept_changed_inputs=request.accept_changed_inputs)
+        drive(
+            folder,
+            manifest,
+            selection=request.selection,
+            overrides=request.overrides,
+            control=control,
+            progress=progress,
+        )
+        return summarize(manifest.state)
+
+
+def drive(
+    folder: RunFolder,
+    manifest: Manifest,
+    *,
+    selection: Selection,
+    control: Control,
+    progress: Progress,
+    overrides: dict[str, Any] | None = None,
+) -> None:
+    """From "cluster open" on: dispatch what is selected and not done."""
+    header = manifest.state.header
+    settings = effective_settings(header, overrides or {})
+    wanted = select(manifest.state, selection)
+    if not wanted:
+        return
+    workload = load(header.workload)
+    with open_cluster(settings, workload, header) as cluster, progress:
+        manifest.record(
+            Note(
+                kind="cluster",
+                text=f"cluster {cluster.name} at {cluster.address}",
+                data={
+                    "name": cluster.name,
+                    "address": cluster.address,
+                    "hosts": dict(cluster.hosts),
+                },
+            )
+        )
+        Dispatcher(
+            manifest=manifest,
+            publisher=Publisher(folder, manifest),
+            cluster=cluster,
+            spec=header.workload,
+            attempts_folder=path_to_text(folder.attempts),
+            policy=Policy(
+                attempts=settings.run.attempts,
+                timeout_factor=settings.run.timeout_factor,
+                limits=limits(settings),
+                versions=versions(),
+                preload=workload.preload,
+            ),
+            control=control,
+            progress=progress,
+        ).run(wanted)
+
+
+def dry_run(request: RunRequest) -> DryRun:
+    """The plan of a new run and all checks; changes nothing."""
+    outputs = _outputs(request)
+    return check(
+        request.workload,
+        request.workload.plan(),
+        request.settings,
+        outputs=outputs or Path(request.settings.storage.runs) / "TIMESTAMP" / "outputs",
+    )
+
+
+def dry_rerun(path: Path, request: RerunRequest) -> DryRun:
+    """What a rerun would do, without taking the lock."""
+    state = read_state(path)
+    folder = state.folder
+    changed = changed_inputs(state.inputs, thorough=False)
+    lost = lost_batches(verify(state, folder, thorough=False).lost)
+    todo = sorted({*select(state, request.selection), *lost})
+    plan = Plan(
+        batches=[state.batches[index] for index in todo],
+        inputs=tuple(state.inputs),
+        problems=() if request.accept_changed_inputs else changed,
+    )
+    settings = effective_settings(state.header, request.overrides)
+    return check(load(state.header.workload), plan, settings, outputs=folder.outputs, rerun=True)
+
+
+def check_plan(plan: Plan, *, skip_bad_inputs: bool = False) -> None:
+    """Refuse a plan with bad inputs or without batches."""
+    if plan.problems and not skip_bad_inputs:
+        raise BadInputError(
+            f"{len(plan.problems)} input(s) cannot be used:\n  " + "\n  ".join(plan.problems),
+            hint="repair or remove them, or leave them out with --skip-bad-inputs",
+        )
+    if not plan.batches:
+        raise UsageError("there is nothing to do: the plan has no batches")
+
+
+def select(state: RunState, selection: Selection) -> list[int]:
+    """The batches to dispatch, in order. Raises UsageError for an unknown batch or cause."""
+    for index in selection.batches:
+        if not 0 <= index < len(state.batches):
+            raise UsageError(f"no batch {index}: the run has 0 to {len(state.batches) - 1}")
+    wanted = [
+        index
+        for index in state.indices(Verdict.PENDING, Verdict.FAILED)
+        if (not selection.batches or index in selection.batches)
+        and (not selection.cause or _has_cause(state, index, selection.cause))
+    ]
+    if selection.cause and not wanted:
+        raise UsageError(
+            f"no batch failed with {selection.cause!r}", hint="`dask-runner errors` lists causes"
+        )
+    return wanted[: selection.first]
+
+
+def _has_cause(state: RunState, index: int, cause: str) -> bool:
+    failure = state.failure(index)
+    return failure is not None and cause in {failure.kind, failure.fingerprint}
+
+
+def effective_settings(header: Header, overrides: dict[str, Any]) -> Settings:
+    """The settings the run was made with, with the run section's `overrides` on top."""
+    settings = msgspec.convert(header.settings, Settings)
+    return msgspec.structs.replace(settings, run=msgspec.structs.replace(settings.run, **overrides))
+
+
+def limits(settings: Settings) -> Limits:
+    """The limits of a batch process, in the units of `execution`."""
+    values = settings.run
+    return Limits(
+        timeout=values.timeout,
+        memory=values.memory * _MEGABYTE,
+        nice=values.nice,
+        idle_io=values.idle_io,
+        log_cap=values.log_cap * _KILOBYTE,
+    )
+
+
+def open_cluster(settings: Settings, workload: Workload, header: Header) -> Cluster:
+    """The cluster to dispatch to; until there is another, the one on this machine."""
+    config = ClusterConfig(
+        slots=settings.run.slots,
+        scratch=settings.storage.scratch,
+        import_path=tuple(header.details.get("import_path", ())),
+        preload=workload.preload,
+        limits=limits(settings),
+    )
+    return CLUSTERS["local"](config)
+
+
+def whoami() -> str:
+    """user@host:pid, for the record."""
+    return f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
+
+
+def _outputs(request: RunRequest) -> Path | None:
+    if request.outputs is not None:
+        return request.outputs
+    configured = request.settings.storage.outputs
+    return Path(configured) if configured else None
+
+
+def _header(request: RunRequest, folder: RunFolder) -> Header:
+    return Header(
+        timestamp=folder.timestamp,
+        workload=spec_of(request.workload),
+        seed=request.settings.run.seed,
+        argv=tuple(path_to_text(word) for word in request.argv),
+        label=request.label,
+        user=getpass.getuser(),
+        host=socket.gethostname(),
+        code_version=code_version(),
+        versions=versions(),
+        settings=msgspec.to_builtins(request.settings),
+        limits=msgspec.to_builtins(limits(request.settings)),
+        first=request.first,
+        details={"import_path": list(request.import_path)},
+    )

@@ -1,0 +1,79 @@
+"""One planned batch again, here in the terminal: the same bits as those published?"""
+
+import tempfile
+from pathlib import Path
+
+from msgspec import Struct
+
+from dask_runner.batch import Attempt, Outcome, OutcomeStatus
+from dask_runner.errors import UsageError
+from dask_runner.execution.replay import replay
+from dask_runner.manifest import RunState
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """An output of the replay beside the published one ("" if there is none)."""
+
+    name: str
+    replayed: str
+    published: str
+
+
+class Replay(Struct, frozen=True, kw_only=True):
+    """What the replayed batch ended in, where its files are, and how they compare."""
+
+    folder: str
+    outcome: Outcome
+    outputs: tuple[Comparison, ...]
+
+    @property
+    def good(self) -> bool:
+        """True if it succeeded and nothing differs from what is published."""
+        return self.outcome.status is OutcomeStatus.DONE and all(
+            item.published in {"", item.replayed} for item in self.outputs
+        )
+
+    def describe(self) -> str:
+        """A few lines for people."""
+        failure = self.outcome.failure
+        lines = [f"failed: {failure.kind}: {failure.message}"] if failure else []
+        for item in self.outputs:
+            if not item.published:
+                verdict = "not published"
+            elif item.published == item.replayed:
+                verdict = "the same bits as published"
+            else:
+                verdict = f"DIFFERS from the published {item.published[:12]}"
+            lines.append(f"{item.name}  {item.replayed[:12]}  {verdict}")
+        return "\n".join([*lines, f"kept in {self.folder}"])
+
+
+def replay_batch(
+    state: RunState, index: int, *, folder: Path | None = None, pdb: bool = False
+) -> Replay:
+    """Run batch `index` in `folder` (default: a new one in the working directory).
+
+    Raises UsageError for an unknown batch or a folder that is not empty.
+    """
+    if not 0 <= index < len(state.batches):
+        raise UsageError(f"no batch {index}: the run has 0 to {len(state.batches) - 1}")
+    if folder is None:
+        prefix = f"replay-{state.header.timestamp}-{index:06d}-"
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=Path.cwd()))
+    elif folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty", hint="give an empty or a new folder")
+    attempt = Attempt(batch=state.batches[index], number=max(1, state.attempts(index)))
+    outcome = replay(attempt, state.header.workload, folder.absolute(), pdb=pdb)
+    published = {output.name: output.sha256 for output in state.outputs(index)}
+    return Replay(
+        folder=str(folder),
+        outcome=outcome,
+        outputs=tuple(
+            Comparison(
+                name=output.name,
+                replayed=output.sha256,
+                published=published.get(output.name, ""),
+            )
+            for output in outcome.outputs
+        ),
+    )

@@ -1,0 +1,164 @@
+"""The end of a run, and its errors, as text: counts, causes, where things are, what to do next."""
+
+from rich.text import Text
+
+from dask_runner.progress import duration
+from dask_runner.reports.detail import Errors
+from dask_runner.reports.layout import Pieces, cell, fields, more, plural, size, table, verdict
+from dask_runner.summary import Cause, HostSummary, Summary
+
+_CAUSES_SHOWN = 10
+_HOSTS_SHOWN = 20
+_VERDICTS = {
+    "done": "done: every batch is done",
+    "failed": "failed: every batch was tried, some failed",
+    "incomplete": "incomplete: batches are pending and nobody is at work on them",
+    "running": "running",
+}
+
+
+def summary(view: Summary) -> Pieces:
+    """What is shown when a run ends."""
+    return [
+        *headline(view),
+        *fields(_facts(view)),
+        *_host_table(view.hosts),
+        *cause_table(view.causes),
+        *_logs(view.timestamp, view.causes[:_CAUSES_SHOWN]),
+        *fields([("outputs", view.outputs if view.done else ""), ("run", view.folder)]),
+        *_next(view.rerun),
+    ]
+
+
+def headline(view: Summary) -> Pieces:
+    """The run's name, label and verdict."""
+    label = f"  {view.label}" if view.label else ""
+    return [
+        Text.assemble(
+            ("run ", "bold"),
+            cell(f"{view.timestamp}{label}  {view.workload}  ", "bold"),
+            verdict(_VERDICTS[view.verdict]),
+        )
+    ]
+
+
+def _facts(view: Summary) -> list[tuple[str, str]]:
+    timings, rates = view.timings, view.rates
+    running = f", {view.running} running" if view.running else ""
+    batches = f"{view.done} done, {view.failed} failed, {view.pending - view.running} pending"
+    of = f"{batches}{running} of {view.total}"
+    events = f"{view.events.done} done of {view.events.total}"
+    times = f"{duration(timings.span)}, CPU {duration(timings.cpu)}"
+    spread = ""
+    if timings.median is not None and timings.p05 is not None and timings.p95 is not None:
+        spread = (
+            f"median {duration(timings.median)}, 90 % between {duration(timings.p05)} and "
+            f"{duration(timings.p95)}"
+        )
+    return [
+        ("batches", of),
+        ("events", events if rates.events is None else f"{events}, {rates.events:.3g}/s"),
+        ("time", times),
+        ("a batch", spread),
+        ("retried", plural(view.failed_attempts, "failed attempt") if view.failed_attempts else ""),
+        ("written", size(view.output_bytes) if view.output_bytes else ""),
+    ]
+
+
+def _host_table(hosts: tuple[HostSummary, ...]) -> Pieces:
+    columns = ("host", ">done", ">failed", ">returned", ">wall", ">CPU", ">most memory")
+    rows = [
+        (
+            host.host,
+            host.done,
+            host.failed,
+            host.returned,
+            duration(host.wall),
+            duration(host.cpu),
+            size(host.max_rss),
+        )
+        for host in hosts[:_HOSTS_SHOWN]
+    ]
+    if not rows:
+        return []
+    return [
+        Text(),
+        table("attempts by host", columns, rows),
+        *more(len(rows), len(hosts), "hosts"),
+        Text(),
+    ]
+
+
+def cause_table(causes: tuple[Cause, ...]) -> Pieces:
+    """Why batches failed, one line for each cause."""
+    columns = ("cause", "fingerprint", ">batches", "*hosts", "*message")
+    rows = [
+        (
+            cause.kind.value,
+            cause.fingerprint,
+            cause.batches,
+            " ".join(cause.hosts),
+            cause.message,
+        )
+        for cause in causes[:_CAUSES_SHOWN]
+    ]
+    if not rows:
+        return []
+    return [
+        table("failed batches by cause", columns, rows),
+        *more(len(rows), len(causes), "causes: see `dask-runner errors`"),
+    ]
+
+
+def _logs(timestamp: str, causes: tuple[Cause, ...]) -> Pieces:
+    lines: Pieces = []
+    for cause in causes:
+        command = f"dask-runner logs {timestamp} {cause.example}"
+        log = f"  {cause.log}" if cause.log else "  (no log)"
+        lines.append(cell(f"  log of {cause.fingerprint}: {command}{log}"))
+    return [*lines, Text()] if lines else []
+
+
+def _next(rerun: str) -> Pieces:
+    return [Text.assemble("to do what is left: ", cell(rerun, "bold"))] if rerun else []
+
+
+def errors(view: Errors) -> Pieces:
+    """Each cause with its example and the end of the example's log."""
+    if not view.failed:
+        again = (
+            f" ({plural(view.failed_attempts, 'failed attempt')}, tried again)"
+            if view.failed_attempts
+            else ""
+        )
+        return [cell(f"run {view.timestamp}: no failed batches{again}")]
+    pieces: Pieces = [
+        cell(
+            f"run {view.timestamp}: {plural(view.failed, 'failed batch')} in "
+            f"{plural(len(view.causes), 'cause')}",
+            "bold",
+        )
+    ]
+    for cause in view.causes:
+        pieces += [Text(), *_cause(view.timestamp, cause)]
+    return [*pieces, Text(), *_next(view.rerun)]
+
+
+def _cause(timestamp: str, cause: Cause) -> Pieces:
+    head = f"{cause.kind.value} {cause.fingerprint}: {plural(cause.batches, 'batch')}"
+    return [
+        cell(f"{head}, {plural(cause.events, 'event')}", "red"),
+        *fields(
+            [
+                ("message", cause.message),
+                ("input", cause.path),
+                ("hosts", " ".join(cause.hosts)),
+                ("example", f"batch {cause.example}, attempt {cause.attempt}"),
+                ("log", cause.log or "none"),
+                ("read it", f"dask-runner logs {timestamp} {cause.example}"),
+                ("only these", f"dask-runner rerun {timestamp} --cause {cause.fingerprint}"),
+            ],
+            indent="  ",
+        ),
+        *(cell(f"  | {line}") for line in cause.tail.splitlines()),
+    ]

@@ -1,0 +1,34 @@
+"""Views as text for a terminal: which view is laid out by what."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from dask_runner.reports import detail_text, listing_text, summary_text
+from dask_runner.reports.detail import BatchDetail, Errors, RunDetail
+from dask_runner.reports.layout import Pieces
+from dask_runner.reports.listing import RunList, RunStatus, Status
+from dask_runner.summary import Summary
+
+_LAYOUTS: dict[type[Any], Callable[[Any], Pieces]] = {
+    Summary: summary_text.summary,
+    Errors: summary_text.errors,
+    RunList: listing_text.run_list,
+    RunStatus: listing_text.run_status,
+    Status: listing_text.status,
+    RunDetail: detail_text.run_detail,
+    BatchDetail: detail_text.batch_detail,
+}
+
+
+def write(view: Any, console: Console) -> None:
+    """Write `view` to the console. Tables fit its width; text is left whole, to be copied."""
+    for piece in _LAYOUTS[type(view)](view):
+        console.print(piece, soft_wrap=isinstance(piece, Text), highlight=False)
+
+
+def render(view: Any) -> Group:
+    """The same as one thing that can be redrawn in place."""
+    return Group(*_LAYOUTS[type(view)](view))

@@ -1,0 +1,28 @@
+"""ROOT files: the only package that imports uproot.
+
+Read by entry range, count, write, validate, concatenate, hash. Every exception of the libraries
+below leaves as a BadInputError that names the file and, as far as it can be told, the fault.
+Refuses to know what the columns mean.
+"""
+
+from dask_runner.rootfiles.hashing import content_hash
+from dask_runner.rootfiles.joining import concatenate
+from dask_runner.rootfiles.reading import count_entries, read, read_metadata, read_with_metadata, validate
+from dask_runner.rootfiles.tables import Column, Jagged, Table, concatenated, offsets_of
+from dask_runner.rootfiles.writing import write
+
+__all__ = [
+    "Column",
+    "Jagged",
+    "Table",
+    "concatenate",
+    "concatenated",
+    "content_hash",
+    "count_entries",
+    "offsets_of",
+    "read",
+    "read_metadata",
+    "read_with_metadata",
+    "validate",
+    "write",
+]

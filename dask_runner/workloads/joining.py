@@ -1,0 +1,49 @@
+"""Joining the published parts of a run: ROOT files of events, text, CSV.
+
+Owns the reconciliation: what is in the joined file is what the plan said and the parts hold.
+Refuses to join what does not belong together, and to guess an order.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dask_runner import rootfiles
+from dask_runner.chain import formats
+from dask_runner.errors import BadInputError
+from dask_runner.workloads.interface import MergedFile
+
+
+def join_events(
+    parts: Sequence[Path],
+    target: Path,
+    tree: str,
+    metadata: Mapping[str, Any],
+    *,
+    most: int,
+    least: int | None = None,
+) -> MergedFile:
+    """Join files of events, in this order. There must be `least` (default `most`) to `most`."""
+    if tree == formats.TREE:
+        entries, content = formats.merge(parts, target, dict(metadata))
+    else:
+        trees = rootfiles.concatenate(parts, target, metadata)
+        # Foreign files may hold objects whose content has no hash; their trees are joined anyway.
+        entries, content = trees.get(tree, 0) if tree else 0, ""
+    if tree and not (most if least is None else least) <= entries <= most:
+        raise BadInputError(
+            f"{target.name}: {entries} events in the parts, but the plan says {most}",
+            hint="`dask-runner verify` finds the part that is not what it was",
+        )
+    return merged_file(target, entries if tree else None, content)
+
+
+def merged_file(path: Path, entries: int | None = None, content_hash: str = "") -> MergedFile:
+    """The description of a file that was just written."""
+    return MergedFile(
+        path=os.fspath(path),
+        bytes=path.stat().st_size,
+        entries=entries,
+        content_hash=content_hash,
+    )

@@ -1,0 +1,70 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dask_runner.grouping import Grouping
+
+
+def feed(grouping: Grouping, wall: float, groups: int = 20) -> None:
+    for _ in range(groups):
+        for _ in range(20):
+            grouping.learn(wall)
+        grouping.group_ended(well=True)
+
+
+def test_the_first_batches_go_alone_and_one_for_each_slot():
+    grouping = Grouping(4)
+    assert grouping.size(1000) == 1
+    assert grouping.window() == 4
+
+
+def test_short_batches_share_a_group_of_about_half_a_second():
+    grouping = Grouping(2)
+    feed(grouping, 0.01)
+    assert 40 <= grouping.size(1_000_000) <= 60
+    assert grouping.window() == 4
+
+
+def test_long_batches_go_alone_and_none_waits_behind_another():
+    grouping = Grouping(2)
+    feed(grouping, 10.0)
+    assert grouping.size(1000) == 1
+    assert grouping.window() == 2
+
+
+def test_groups_start_small_after_one_ended_badly():
+    grouping = Grouping(2)
+    feed(grouping, 1e-5)
+    assert grouping.size(1_000_000) > 100
+    grouping.group_ended(well=False)
+    assert grouping.size(1_000_000) == 1
+
+
+@given(
+    slots=st.integers(1, 500),
+    walls=st.lists(st.floats(0, 1e4), max_size=50),
+    remaining=st.integers(1, 10**7),
+)
+def test_a_group_is_never_empty_and_leaves_work_for_the_other_slots(slots, walls, remaining):
+    grouping = Grouping(slots)
+    for wall in walls:
+        grouping.learn(wall)
+        grouping.group_ended(well=True)
+    size = grouping.size(remaining)
+    assert 1 <= size <= max(1, -(-remaining // (2 * slots)))
+    assert slots <= grouping.window() <= 2 * slots
+
+
+@given(st.lists(st.floats(0, 1e4), min_size=10, max_size=700))
+def test_the_timeout_is_a_multiple_of_the_median_but_never_below_a_minute(walls):
+    grouping = Grouping(1)
+    for wall in walls:
+        grouping.learn(wall)
+    latest = sorted(walls[-501:])
+    assert grouping.timeout(20) == max(60.0, 20 * latest[len(latest) // 2])
+    assert grouping.timeout(0) == 0
+
+
+def test_there_is_no_timeout_before_there_is_a_median():
+    grouping = Grouping(1)
+    grouping.learn(1e-3)
+    assert grouping.timeout(20) == 0
