@@ -6,6 +6,7 @@ only put what they hear into a queue. Refuses to know what a batch does.
 
 import logging
 import queue
+import threading
 import time
 from array import array
 from collections import deque
@@ -49,6 +50,7 @@ class Policy(Struct, frozen=True, kw_only=True):
 
     attempts: int
     timeout_factor: float
+    largest_group: int = 0
     limits: Limits
     versions: dict[str, str]
     preload: tuple[str, ...] = ()
@@ -96,7 +98,7 @@ class Dispatcher:
         self._flight_of: dict[int, str] = {}
         self._fingerprints: dict[int, list[str]] = {}
         self._latest: deque[str] = deque(maxlen=_LATEST)
-        self._grouping = Grouping(sum(cluster.hosts.values()))
+        self._grouping = Grouping(sum(cluster.hosts.values()), largest=policy.largest_group)
         self._groups = 0
         self._began = time.monotonic()
         self._shown = 0.0
@@ -295,7 +297,8 @@ class Dispatcher:
 
     def _stop(self, client: Any) -> None:
         """End what runs now and take in what can still be told about it."""
-        client.run(cancel_run, self._run, wait=False)
+        # A worker that does not answer must not hold us: closing the cluster ends it anyway.
+        threading.Thread(target=client.run, args=(cancel_run, self._run), daemon=True).start()
         deadline = time.monotonic() + _STOP_TIMEOUT
         while self._flights and time.monotonic() < deadline:
             self._take()

@@ -124,7 +124,7 @@ def _capacity(settings: Settings, slots: int, *, free: int, size: int) -> list[s
     available = psutil.virtual_memory().available
     if settings.run.memory and settings.run.memory * _MEGABYTE > available:
         problems.append(
-            f"a batch may use {settings.run.memory} MB, but {available // _MEGABYTE} MB are available"
+            f"a batch may use {settings.run.memory} MB, but only {available // _MEGABYTE} MB are free"
         )
     if slots > (os.cpu_count() or 1):
         problems.append(f"{slots} slots on {os.cpu_count()} cores")

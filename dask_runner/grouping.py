@@ -24,10 +24,13 @@ _SHORTEST_TIMEOUT = 60.0
 
 
 class Grouping:
-    """Learns the duration of batches; `slots` is the cluster's number of slots."""
+    """Learns the duration of batches; `slots` is the cluster's number of slots, `largest` the
+    user's limit for a group (0: none).
+    """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, largest: int = 0) -> None:
         self.slots = max(1, slots)
+        self._largest = largest or _LARGEST
         self._mean = 0.0
         self._limit = 1
         self._recent: deque[float] = deque(maxlen=_SAMPLE)
@@ -44,7 +47,7 @@ class Grouping:
 
     def group_ended(self, *, well: bool) -> None:
         """Let groups grow while they end well; a bad end makes the next ones small."""
-        self._limit = min(_LARGEST, self._limit * _GROWTH) if well else 1
+        self._limit = min(self._largest, self._limit * _GROWTH) if well else 1
 
     def size(self, remaining: int) -> int:
         """Batches for the next group, of `remaining` ones not yet sent."""

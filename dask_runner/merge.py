@@ -106,13 +106,16 @@ def _check_complete(
 
 def describe_ranges(batches: Iterable[Batch]) -> list[str]:
     """What batches stand for, for people: the input's name and its entries."""
-    lines = []
-    for batch in batches:
-        for item in batch.inputs:
-            lines.append(f"{item.path} entries {item.first} to {item.first + item.count - 1}")
-        if not batch.inputs:
-            lines.append(f"batch {batch.index} ({batch.count})")
-    return lines
+    return [line for batch in batches for line in _describe(batch)]
+
+
+def _describe(batch: Batch) -> list[str]:
+    if not batch.inputs:
+        return [f"batch {batch.index} ({batch.count})"]
+    return [
+        f"{item.path} entries {item.first} to {item.first + item.count - 1}"
+        for item in batch.inputs
+    ]
 
 
 def _metadata(state: RunState, missing: list[Batch], *, events: int, total: int) -> dict[str, Any]:

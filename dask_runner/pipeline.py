@@ -189,6 +189,7 @@ def drive(
             policy=Policy(
                 attempts=settings.run.attempts,
                 timeout_factor=settings.run.timeout_factor,
+                largest_group=settings.run.group,
                 limits=limits(settings),
                 versions=versions(),
                 preload=workload.preload,

@@ -32,7 +32,7 @@ OTHER_SLOTS = _SLOTS - len(_TABLE_RUNS)
 # Pythia, the strictest of the programs we know. Multiplying in it is a bijection.
 _PRIME = 899_999_963
 _FACTOR = 48_271
-PURPOSES = 8
+PURPOSES = 16
 _RUN_STRIDE = 1_000_000 * PURPOSES
 
 
@@ -76,7 +76,7 @@ def _tier(run_seed: int) -> tuple[int, int]:
 def batch_seed(run_seed: int, index: int, purpose: int = 0) -> int:
     """The seed of an external program, 1 to 9e8. `purpose` tells the programs of a batch apart.
 
-    Within a run no two batches share one. Between the first 100 run seeds neither, up to a
+    Within a run no two batches share one. Between the first 50 run seeds neither, up to a
     million batches.
     """
     if not 0 <= purpose < PURPOSES:

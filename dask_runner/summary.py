@@ -68,8 +68,8 @@ class Rates(Struct, frozen=True, kw_only=True):
 
 class Cause(Struct, frozen=True, kw_only=True):
     """Failed batches with the same fingerprint; `message`, `tail` (the log's end) and the rest are
-    of the example, the first of these batches. `log` is "" if it left none; `path` is the input
-    at fault, if one is.
+    of the example, the first of these batches. `log` is its log file, "" if it left none, and
+    `read` the command that prints it; `path` is the input at fault, if one is.
     """
 
     kind: FailureKind
@@ -81,6 +81,7 @@ class Cause(Struct, frozen=True, kw_only=True):
     example: int
     attempt: int
     log: str
+    read: str
     tail: str
     path: str
 
@@ -175,7 +176,11 @@ def rerun_command(state: RunState) -> str:
     """The command that does what is not done, for a shell in the current folder."""
     if not (state.pending.batches or state.failed.batches):
         return ""
-    words = ["dask-runner", "rerun", state.folder.timestamp]
+    return _command(state, "rerun")
+
+
+def _command(state: RunState, name: str, *arguments: str) -> str:
+    words = ["dask-runner", name, state.folder.timestamp, *arguments]
     if state.folder.path.parent != Path("runs").absolute():
         words += ["--runs", os.fspath(state.folder.path.parent)]
     return shlex.join(words)
@@ -222,6 +227,7 @@ class _Group:
             example=outcome.batch,
             attempt=outcome.attempt,
             log=log,
+            read=_command(state, "logs", str(outcome.batch)),
             tail=failure.tail,
             path=failure.path,
         )

@@ -396,7 +396,7 @@ class Content:
         """Read all of a tree, and return its number of entries."""
         with uproot.open(path) as file:
             found = file[tree]
-            for name in found:
+            for name in found.keys():  # noqa: SIM118 - iteration gives the branches
                 values = found[name].array(library="np")
                 digest = self._hash(f"{tree}/{name} {values.dtype.str}")
                 if values.dtype != object:

@@ -35,9 +35,7 @@ class Step(Struct, frozen=True, kw_only=True):
 
 # Import paths, not functions: only the steps in use are imported.
 STEPS = {
-    "simulate": Step(
-        input="EVNT", output="HITS", function="dask_runner.chain.simulate:simulate"
-    ),
+    "simulate": Step(input="EVNT", output="HITS", function="dask_runner.chain.simulate:simulate"),
     "digitize": Step(input="HITS", output="RDO", function="dask_runner.chain.digitize:digitize"),
     "reconstruct": Step(
         input="RDO", output="AOD", function="dask_runner.chain.reconstruct:reconstruct"
@@ -54,3 +52,9 @@ def run_step(name: str, data: EventData, geometry: Geometry, seed: int) -> Event
     if data.format != step.input:
         raise UsageError(f"step {name} reads {step.input}, not {data.format}")
     return step.load()(data, geometry, seed)
+
+
+def selftest_numbers() -> str:
+    """What this machine computes, as `<parts> <sha256>`: equal on hosts that give the same bits."""
+    selftest = importlib.import_module("dask_runner.chain.selftest")
+    return cast("str", selftest.selftest_numbers())

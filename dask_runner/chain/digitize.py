@@ -6,7 +6,7 @@ Resolutions and efficiencies are those of the Delphes ATLAS card.
 import numpy as np
 from numpy.typing import NDArray
 
-from dask_runner.chain import kinematics
+from dask_runner.chain import kinematics, transform
 from dask_runner.chain.formats import EventData
 from dask_runner.chain.kinematics import ELECTRON, MUON, Reals
 from dask_runner.rootfiles import Jagged
@@ -79,8 +79,8 @@ def _towers(data: EventData) -> tuple[Jagged, tuple[Reals, Reals]]:
         "ieta": (cell // kinematics.N_PHI).astype(np.int16),
         "iphi": (cell % kinematics.N_PHI).astype(np.int16),
     }
-    em = np.bincount(inverse, weights=hits["em"], minlength=len(keys))
-    had = np.bincount(inverse, weights=hits["had"], minlength=len(keys))
+    em = kinematics.sums(inverse, hits["em"], len(keys))
+    had = kinematics.sums(inverse, hits["had"], len(keys))
     return Jagged(offsets=offsets, columns=columns), (em, had)
 
 
@@ -156,3 +156,7 @@ def _performance(kind: NDArray[np.int32], pt: Reals, eta: Reals) -> tuple[Reals,
             value = np.sqrt(a * a + b * b * pt * pt)
             sigma = np.where(mine & (eta <= limit), value, sigma)
     return efficiency, sigma
+
+
+if __name__ == "__main__":
+    raise SystemExit(transform.main("digitize"))

@@ -123,9 +123,7 @@ def merge(
     joined = {name: np.concatenate(values) for name, values in columns.items()}
     _refuse_twice(joined, target)
     kept = {key: value for key, value in first.items() if key not in _DERIVED}
-    written = rootfiles.concatenate(
-        parts, target, kept | normalisation(joined) | (metadata or {})
-    )
+    written = rootfiles.concatenate(parts, target, kept | normalisation(joined) | (metadata or {}))
     if written[TREE] != expected:
         raise BadInputError(f"{target}: {written[TREE]} events written, {expected} expected")
     return expected, rootfiles.content_hash(target)

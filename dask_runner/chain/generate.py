@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 
 from dask_runner import seeds
-from dask_runner.chain import formats
+from dask_runner.chain import formats, transform
 from dask_runner.chain.formats import EventData
 from dask_runner.chain.hidden_valley import Sample
 from dask_runner.chain.truth import record_of
@@ -38,9 +38,7 @@ def generate_file(
     target: Path, sample: Sample, *, first_event: int, count: int, seed: int, run_number: int
 ) -> dict[str, float]:
     """Write `count` events from number `first_event` on to the new file `target`."""
-    data = generate(
-        sample, first_event=first_event, count=count, seed=seed, run_number=run_number
-    )
+    data = generate(sample, first_event=first_event, count=count, seed=seed, run_number=run_number)
     formats.write(target, data)
     return formats.normalisation(data.events.columns)
 
@@ -198,3 +196,5 @@ def _machine(sample: Sample) -> _Machine:
     return _Machine(sample)
 
 
+if __name__ == "__main__":
+    raise SystemExit(transform.main("generate"))

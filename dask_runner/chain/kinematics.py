@@ -65,6 +65,11 @@ def tower_centre(ieta: Any, iphi: Any) -> tuple[Reals, Reals]:
     return eta, phi
 
 
+def sums(group: Any, values: Any, count: int) -> Reals:
+    """The sum of the values of each group, added up in their order, in float64."""
+    return np.asarray(np.bincount(group, weights=values, minlength=count), dtype=np.float64)
+
+
 def pairs(first: Jagged, second: Jagged) -> tuple[Integers, Integers]:
     """All pairs of an item of `first` and one of `second` in the same entry, as flat indices,
     sorted by the first.

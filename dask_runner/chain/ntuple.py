@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dask_runner.chain import kinematics
+from dask_runner.chain import kinematics, transform
 from dask_runner.chain.formats import EventData
 from dask_runner.rootfiles import Column, Jagged, Table
 from dask_runner.settings import Geometry
@@ -64,9 +64,7 @@ def _tracks(jets: Jagged, tracks: Jagged) -> dict[str, Column]:
     _, closest = kinematics.nearest(jets, hard, np.pi)
     return {
         "n_tracks": np.bincount(left[near], minlength=count).astype(np.int32),
-        "track_pt_sum": np.bincount(left[near], weights=weights, minlength=count).astype(
-            np.float32
-        ),
+        "track_pt_sum": kinematics.sums(left[near], weights, count).astype(np.float32),
         "track_dr": closest.astype(np.float32),
     }
 
@@ -100,3 +98,7 @@ def _truth(jets: Jagged, llp: Jagged) -> dict[str, Column]:
         columns[name] = np.full(len(found), -1.0, dtype=np.float32)
         columns[name][matched] = column[where]
     return columns
+
+
+if __name__ == "__main__":
+    raise SystemExit(transform.main("ntuple"))

@@ -10,7 +10,7 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
-from dask_runner.chain import kinematics
+from dask_runner.chain import kinematics, transform
 from dask_runner.chain.digitize import ADC_GEV
 from dask_runner.chain.formats import EventData
 from dask_runner.chain.kinematics import MUON, Reals
@@ -60,9 +60,7 @@ def reconstruct(data: EventData, geometry: Geometry, seed: int) -> EventData:  #
         "llp": llp,
     }
     columns = data.carried() | {"met": met, "met_phi": met_phi}
-    return data.next(
-        "AOD", type(data.events)(entries=data.entries, columns=columns, jagged=jagged)
-    )
+    return data.next("AOD", type(data.events)(entries=data.entries, columns=columns, jagged=jagged))
 
 
 class _Towers:
@@ -96,8 +94,7 @@ def _cluster(towers: _Towers) -> tuple[Jagged, Column, Column]:
     fastjet, definition = _fastjet()
     names = ("px", "py", "pz", "E")
     contents = [
-        ak.contents.NumpyArray(values)
-        for values in (towers.px, towers.py, towers.pz, towers.e)
+        ak.contents.NumpyArray(values) for values in (towers.px, towers.py, towers.pz, towers.e)
     ]
     record = ak.contents.RecordArray(contents, names, parameters={"__record__": "Momentum4D"})
     offsets = towers.digits.offsets
@@ -124,10 +121,10 @@ def _jets(towers: _Towers) -> Jagged:
     scale = np.sqrt((3.0 - 0.2 * np.abs(eta)) ** 2 / pt + 1.0)
     mass2 = raw["E"] ** 2 - raw["px"] ** 2 - raw["py"] ** 2 - raw["pz"] ** 2
     distance = kinematics.delta_r(towers.eta[tower], towers.phi[tower], eta[jet], phi[jet])
-    em = np.bincount(jet, weights=towers.em[tower], minlength=count)
-    had = np.bincount(jet, weights=towers.had[tower], minlength=count)
-    moment = np.bincount(jet, weights=towers.pt[tower] * distance, minlength=count)
-    total = np.bincount(jet, weights=towers.pt[tower], minlength=count)
+    em = kinematics.sums(jet, towers.em[tower], count)
+    had = kinematics.sums(jet, towers.had[tower], count)
+    moment = kinematics.sums(jet, towers.pt[tower] * distance, count)
+    total = kinematics.sums(jet, towers.pt[tower], count)
     columns = {
         "pt": pt * scale,
         "eta": eta,
@@ -202,8 +199,8 @@ def _missing(towers: _Towers, tracks: Jagged, entries: int) -> tuple[Column, Col
     entry = np.concatenate((towers.digits.entry, tracks.entry[muon]))
     x = np.concatenate((towers.px, pt * np.cos(phi)))
     y = np.concatenate((towers.py, pt * np.sin(phi)))
-    sum_x = -np.bincount(entry, weights=x, minlength=entries)
-    sum_y = -np.bincount(entry, weights=y, minlength=entries)
+    sum_x = -kinematics.sums(entry, x, entries)
+    sum_y = -kinematics.sums(entry, y, entries)
     met = np.sqrt(sum_x * sum_x + sum_y * sum_y)
     return met.astype(np.float32), np.arctan2(sum_y, sum_x).astype(np.float32)
 
@@ -242,10 +239,14 @@ def _mass(tracks: Jagged, group: Column, chosen: Column, count: int) -> Reals:
     pz = pt * np.sinh(eta)
     energy = np.sqrt(pt * pt + pz * pz + _PION**2)
     sums = [
-        np.bincount(group, weights=values, minlength=count)
+        kinematics.sums(group, values, count)
         for values in (energy, pt * np.cos(phi), pt * np.sin(phi), pz)
     ]
     mass: Reals = np.sqrt(
         np.maximum(sums[0] ** 2 - sums[1] ** 2 - sums[2] ** 2 - sums[3] ** 2, 0.0)
     )
     return mass
+
+
+if __name__ == "__main__":
+    raise SystemExit(transform.main("reconstruct"))

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from dask_runner.chain import kinematics
+from dask_runner.chain import kinematics, transform
 from dask_runner.chain.formats import EventData
 from dask_runner.chain.kinematics import Reals
 from dask_runner.rootfiles import Jagged
@@ -211,9 +211,7 @@ def _tracks(particles: Jagged, geometry: Geometry) -> Jagged:
     charge = charges(particles["id"])
     pt, eta, phi = kinematics.pt_eta_phi(*(particles[name] for name in ("px", "py", "pz")))
     x, y, z = (particles[name].astype(np.float64) for name in ("x", "y", "z"))
-    started = (x * x + y * y < TRACK_RADIUS**2) & (
-        np.abs(z) < geometry.tracker_half_length / _MM
-    )
+    started = (x * x + y * y < TRACK_RADIUS**2) & (np.abs(z) < geometry.tracker_half_length / _MM)
     seen = (charge != 0) & (np.abs(eta) < TRACK_ETA) & (pt > TRACK_PT) & started
     with_all = Jagged(
         offsets=particles.offsets,
@@ -249,3 +247,7 @@ def _impact(tracks: Jagged, geometry: Geometry) -> tuple[Reals, Reals]:
     # The straight path to the nearest approach: exact for the stiff tracks that matter.
     path = x * np.cos(phi) + y * np.sin(phi)
     return d0, z - path * np.sinh(tracks["eta"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(transform.main("simulate"))

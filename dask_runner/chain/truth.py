@@ -39,15 +39,15 @@ class _Entries:
         )
         vertex = ak.fill_none(flat.vProd, {"px": 0.0, "py": 0.0, "pz": 0.0, "e": 0.0})
         self.vertex = {
-            axis: np.asarray(vertex[name])
-            for axis, name in (("x", "px"), ("y", "py"), ("z", "pz"))
+            axis: np.asarray(vertex[name]) for axis, name in (("x", "px"), ("y", "py"), ("z", "pz"))
         }
 
     def last_copy(self) -> NDArray[np.bool_]:
         """Entries that decayed or hadronised, none of whose daughters is of the same kind."""
         first, second = self.daughters
         same = (self.id[first] == self.id) | (self.id[second] == self.id)
-        return (self.status < 0) & ~same
+        ended: NDArray[np.bool_] = (self.status < 0) & ~same
+        return ended
 
     def collection(self, chosen: Integers, vertices: Integers, **more: Column) -> Jagged:
         """The entries `chosen` with the production vertices of the entries `vertices`."""

@@ -161,7 +161,6 @@ def main() -> None:
     base = config.scratch or tempfile.gettempdir()
     Path(base).mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="dask-runner-", dir=base)
-    os.environ["DASK_RUNNER_CLUSTER"] = config.cluster
     if sys.version_info < (3, 12):
         # Python 3.11 waits for children in threads, which outlive the loop and complain.
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())

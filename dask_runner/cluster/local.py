@@ -55,6 +55,8 @@ class LocalCluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            # The marker by which anybody finds our processes, set where /proc shows it.
+            env={**os.environ, "DASK_RUNNER_CLUSTER": self.name},
         )
         config = AgentConfig(
             nonce=nonce,

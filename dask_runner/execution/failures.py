@@ -60,7 +60,7 @@ def fingerprint(kind: FailureKind, cause: str) -> str:
     return hashlib.sha256(f"{kind}:{normalised}".encode(errors="replace")).hexdigest()[:12]
 
 
-def cause_of(error: BaseException) -> Cause:
+def cause_of(error: BaseException) -> Cause:  # noqa: PLR0911  # a table, row by row
     """Classify what a workload raised."""
     if isinstance(error, BatchFailedError):
         return Cause(

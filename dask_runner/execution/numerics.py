@@ -5,8 +5,10 @@ and sums in another order for each number of threads. Both read the environment 
 loaded, so it must be set before the interpreter starts: a running one cannot be pinned.
 """
 
+import importlib
 import os
 import platform
+from typing import Any
 
 # Also stops libraries from starting threads: a process with threads must not fork.
 _ONE_THREAD = (
@@ -23,7 +25,8 @@ _NUMPY = "NPY_DISABLE_CPU_FEATURES"
 
 def pinned_environment() -> dict[str, str]:
     """The variables to add to the environment of an interpreter that runs batches."""
-    from numpy._core import _multiarray_umath as umath  # noqa: PLC0415  # numpy is heavy
+    # Not at the top: numpy is heavy. By name: its stubs do not show it.
+    umath: Any = importlib.import_module("numpy._core._multiarray_umath")
 
     pinned = dict.fromkeys(_ONE_THREAD, "1")
     # The order of sets of strings, and of all that is derived from it.

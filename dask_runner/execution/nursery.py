@@ -1,12 +1,12 @@
 """A zygote process and its slots, from the worker's side: start, watch, retire."""
 
+import contextlib
 import logging
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -113,7 +113,7 @@ class Nursery:
             nursery, ready = cls._start(config, scratch, (), preload)
         for name, reason in ready.failed.items():
             logger.warning("cannot preload %s: %s", name, reason)
-        threading.Thread(target=nursery._listen, name="zygote", daemon=True).start()
+        threading.Thread(target=nursery.listen, name="zygote", daemon=True).start()
         return nursery
 
     @classmethod
@@ -128,7 +128,7 @@ class Nursery:
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "dask_runner.execution.zygote"],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 env=zygote_environment(config.cluster),
                 cwd="/",
                 start_new_session=True,
@@ -187,10 +187,7 @@ class Nursery:
             links = list(self._links.values())
         for link in links:
             link.close()
-        try:
-            self._control.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it is dead already
+        self._hang_up()
         try:
             self._process.wait(_END_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -199,12 +196,13 @@ class Nursery:
 
     def _end_if_unused(self) -> None:
         if self._retired and not self._links:
-            try:
-                self._control.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it is dead already
+            self._hang_up()
 
-    def _listen(self) -> None:
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):  # it is dead already
+            self._control.shutdown(socket.SHUT_RDWR)
+
+    def listen(self) -> None:
         """In a thread: what the zygote says about its slots, until it ends."""
         decoder = msgspec.msgpack.Decoder(Message)
         while True:

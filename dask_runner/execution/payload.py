@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from msgspec import Struct
 
@@ -70,7 +70,7 @@ def isolate(limits: Limits, *, log: int, keep: tuple[int, ...], parent: int) -> 
 
 def _close_all_but(keep: set[int]) -> None:
     # Not os.closerange: where the C library has no close_range(), it tries a million descriptors.
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # names, fast
         if int(name) not in keep:
             try:
                 os.close(int(name))
@@ -93,12 +93,13 @@ def _set_environment(group: Group, seat: Seat) -> None:
     if numpy_random is not None:
         # Else all processes forked from one zygote draw the same "random" numbers.
         numpy_random.seed()
-    sys.stdin = open(0, closefd=False)  # noqa: PTH123, SIM115  # for the life of the process
-    # Anew, because the zygote's streams may be of files, where these are of a pipe.
-    sys.stdout, sys.stderr = (
-        open(number, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: PTH123, SIM115
-        for number in (1, 2)
-    )
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # for the life of the process
+    sys.stdout, sys.stderr = _text_stream(1), _text_stream(2)
+
+
+def _text_stream(descriptor: int) -> TextIO:
+    """Anew, because the zygote's streams may be of files, where these are of a pipe."""
+    return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 class _Batches:
@@ -137,7 +138,7 @@ class _Batches:
         try:
             if self._workload is None:
                 assert broken is not None
-                raise broken
+                raise broken  # noqa: TRY301  # to be reported as the batch's own
             return self._workload.run(attempt.batch, folder), None
         except BaseException as error:  # noqa: BLE001  # the boundary to foreign code
             cause = cause_of(error)
@@ -159,8 +160,18 @@ class _Batches:
         else:
             folder = self._seat.scratch
         os.chdir(folder)
+        self._restore_output()
         os.write(self._seat.log, mark(self._seat.nonce, position, own=own))
         return folder
+
+    def _restore_output(self) -> None:
+        """The batch before may have closed or redirected it."""
+        for descriptor in (1, 2):
+            os.dup2(self._seat.log, descriptor)
+        if sys.stdout.closed:
+            sys.stdout = _text_stream(1)
+        if sys.stderr.closed:
+            sys.stderr = _text_stream(2)
 
     def _uses_folder(self) -> bool:
         """A workload that cannot be loaded says why in a folder of its own."""

@@ -5,9 +5,7 @@ is replaced, and a zygote that lacks modules retires when its slots are done. Kn
 """
 
 import logging
-import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -17,11 +15,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from dask_runner.batch import FailureKind, Outcome, OutcomeStatus
-from dask_runner.errors import ClusterError
 from dask_runner.execution import process_tree, slot
 from dask_runner.execution.failures import Cause
 from dask_runner.execution.nursery import Nursery, SlotLink
-from dask_runner.execution.task import GroupHead, decode_group, encode_outcomes, join_outcomes
+from dask_runner.execution.task import GroupHead, decode_group, encode_outcomes
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +149,8 @@ class Pool:
                     return self._returned(running)
                 started = link.tell(slot.GROUP, running.data)
                 running.link = link if started else None
-            if started:
+            received = link.receive() if started else None
+            if received is not None and received[0] == slot.BEGUN:
                 break
             link.wait_until_clean()  # it died while it was idle: nobody's fault
         rest = self._collect(link, running, stream)
@@ -208,9 +206,7 @@ class Pool:
         return self._made_up(running, None)
 
     def _lost(self, running: _Running) -> bytes:
-        return self._made_up(
-            running, Cause(kind=FailureKind.LOST, message="the slot process died")
-        )
+        return self._made_up(running, Cause(kind=FailureKind.LOST, message="the slot process died"))
 
     def _made_up(self, running: _Running, cause: Cause | None) -> bytes:
         """Outcomes of attempts that no slot speaks for any more: the running one is lost, the

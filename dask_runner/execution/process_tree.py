@@ -61,7 +61,7 @@ def children(pid: int) -> list[int]:
     """The direct children, zombies included; of a process that is gone: none."""
     found: list[int] = []
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
+        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208  # names, fast
             with open(f"/proc/{pid}/task/{task}/children", "rb") as file:  # noqa: PTH123  # fast
                 found.extend(map(int, file.read().split()))
     except FileNotFoundError:
@@ -75,7 +75,7 @@ def children(pid: int) -> list[int]:
 def _children_by_scan(parent: int) -> list[int]:
     """As `children`, for kernels built without CONFIG_PROC_CHILDREN."""
     found = []
-    for name in os.listdir("/proc"):
+    for name in os.listdir("/proc"):  # noqa: PTH208  # names, fast
         if name.isdigit():
             try:
                 stat = Path(f"/proc/{name}/stat").read_bytes()
@@ -200,7 +200,7 @@ def processes_with(name: str, value: str) -> list[int]:
     """All processes of this host that were started with `name=value` in their environment."""
     wanted = os.fsencode(f"{name}={value}")
     found = []
-    for entry in os.listdir("/proc"):
+    for entry in os.listdir("/proc"):  # noqa: PTH208  # names, fast
         if entry.isdigit():
             try:
                 environment = Path(f"/proc/{entry}/environ").read_bytes()

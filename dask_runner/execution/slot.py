@@ -37,6 +37,8 @@ GROUP: Final = 1
 CANCEL: Final = 2
 OUTCOMES: Final = 3
 END: Final = 4
+# The group has arrived. A slot that dies before it says so was idle, and no batch is to blame.
+BEGUN: Final = 6
 # How many attempts of the group have an outcome, and which one is running.
 PROGRESS: Final = struct.Struct(">II")
 _STREAM_EVERY: Final = 0.2
@@ -82,6 +84,7 @@ class _Slot:
         while (received := self._channel.receive()) is not None:
             tag, body = received
             if tag == GROUP:  # a CANCEL now has come too late
+                self._channel.send(BEGUN)
                 self._run(decode_group(body))
 
     def _run(self, group: Group) -> None:
@@ -152,7 +155,9 @@ class _Slot:
             for position, _, _ in left if ending.cause.kind is FailureKind.CANCELLED else left[:1]:
                 ledger.fail_validation(position, ending.cause, bytes(tail))
         elif left:
-            ledger.fail_validation(left[0][0], Cause(kind=FailureKind.INTERNAL, message="no report"))
+            ledger.fail_validation(
+                left[0][0], Cause(kind=FailureKind.INTERNAL, message="no report")
+            )
         return ending
 
     def _control(self, stream: "_Stream") -> Control:

@@ -4,6 +4,7 @@ Owns the limits in time and memory, and the end: TERM, KILL, kill until empty, d
 Refuses to know what the process works on.
 """
 
+import contextlib
 import fcntl
 import os
 import select
@@ -84,10 +85,8 @@ class Supervisor:
         log_read, log_write = os.pipe()
         report_read, report_write = os.pipe()
         self._pipes = (log_read, report_read)
-        try:
+        with contextlib.suppress(OSError):  # above the user's quota for pipes: smaller does too
             fcntl.fcntl(log_write, _F_SETPIPE_SZ, _PIPE_SIZE)
-        except OSError:
-            pass  # above the user's quota for pipes: smaller does as well
         self._pid = _fork(work, self._limits, log_write, report_write)
         os.close(log_write)
         os.close(report_write)
@@ -133,7 +132,7 @@ class Supervisor:
         until = min(self._next_sample, self._deadline, self._kill_at) - time.monotonic()
         return max(0, min(200, int(until * 1000) + 1))
 
-    def _serve(self, ready: list[int], everything: select.poll) -> int:  # type: ignore[valid-type]
+    def _serve(self, ready: list[int], everything: select.poll) -> int:
         size = 0
         for descriptor in ready:
             if descriptor == self._control.wakeup:

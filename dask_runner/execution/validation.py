@@ -10,8 +10,14 @@ import stat
 import time
 from pathlib import Path
 
-from dask_runner.batch import Attempt, Batch, BatchFailedError, FailureKind, OutputFile
-from dask_runner.batch import PlannedOutput
+from dask_runner.batch import (
+    Attempt,
+    Batch,
+    BatchFailedError,
+    FailureKind,
+    OutputFile,
+    PlannedOutput,
+)
 from dask_runner.errors import BadInputError
 from dask_runner.execution import reports, wire
 from dask_runner.execution.failures import cause_of
@@ -84,12 +90,16 @@ def _entries(planned: PlannedOutput, path: Path) -> int:
     try:
         entries = rootfiles.validate(path, planned.tree)
     except BadInputError as error:
-        raise _wrong(planned, f"is unreadable: {error.message}", "an output is unreadable") from error
+        raise _wrong(
+            planned, f"is unreadable: {error.message}", "an output is unreadable"
+        ) from error
     if planned.entries is not None:
         least = least_entries(planned)
         if not least <= entries <= planned.entries:
-            wanted = f"{planned.entries}" if least == planned.entries else (
-                f"{least} to {planned.entries}"
+            wanted = (
+                f"{planned.entries}"
+                if least == planned.entries
+                else (f"{least} to {planned.entries}")
             )
             raise _wrong(
                 planned,

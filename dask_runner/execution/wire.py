@@ -1,5 +1,9 @@
-"""Frames on a stream socket or a pipe: length, one tag byte, body. Refuses to know what they mean."""
+"""Frames on a stream socket or a pipe: length, one tag byte, body.
 
+Refuses to know what they mean.
+"""
+
+import contextlib
 import os
 import socket
 import struct
@@ -56,10 +60,8 @@ class Channel:
 
     def close(self) -> None:
         # shutdown first: a thread that is blocked in recv on this socket wakes up only by it.
-        try:
+        with contextlib.suppress(OSError):  # the other end is gone already
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other end is gone already
         self._socket.close()
 
 

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -74,8 +75,9 @@ class Lock:
 
     def release(self) -> None:
         """Remove the lock file; the caller closes the descriptor and so ends the flock."""
-        if _read(self.path) == self.me:
-            self.path.unlink(missing_ok=True)
+        with suppress(LockedError):  # not ours any more, if it cannot be read
+            if _read(self.path) == self.me:
+                self.path.unlink(missing_ok=True)
 
 
 def lock_holder(folder: RunFolder) -> LockHolder | None:

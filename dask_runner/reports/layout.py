@@ -26,7 +26,8 @@ def cell(value: object, style: str = "") -> Text:
 
 
 def verdict(value: str) -> Text:
-    return cell(value, STYLES.get(value, ""))
+    """A verdict in its colour; it may be followed by `: ` and an explanation."""
+    return cell(value, STYLES.get(value.partition(":")[0], ""))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
@@ -61,11 +62,14 @@ def more(shown: int, total: int, what: str) -> Pieces:
 
 def size(count: float) -> str:
     """Bytes as a person says them."""
-    for unit in _UNITS:
-        if count < _KILO or unit == _UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+    place = 0
+    # Three digits are shown: 999.6 would be written as 1e+03.
+    while count >= _KILO - 0.5 and place < len(_UNITS) - 1:
         count /= _KILO
-    raise AssertionError("the last unit takes everything")
+        place += 1
+    return (
+        f"{count:.0f} {_UNITS[place]}" if count >= _KILO // 10 else f"{count:.3g} {_UNITS[place]}"
+    )
 
 
 def moment(time: str) -> str:

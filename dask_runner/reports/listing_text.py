@@ -28,12 +28,10 @@ def run_list(view: RunList) -> Pieces:
         "run",
         "verdict",
         "*workload",
-        ">batches",
         ">done",
         ">failed",
         ">events",
         ">size",
-        "created",
         "*label",
     )
     rows = [
@@ -41,12 +39,10 @@ def run_list(view: RunList) -> Pieces:
             run.timestamp,
             verdict_text(run.verdict),
             run.workload,
-            run.batches,
-            run.done,
+            f"{run.done}/{run.batches}",
             run.failed,
             run.events,
             size(run.output_bytes),
-            moment(run.created),
             run.label,
         )
         for run in view.runs
@@ -117,6 +113,7 @@ def _numbers(summary: Summary) -> list[tuple[str, str]]:
     rate = "" if summary.rates.events is None else f", {summary.rates.events:.3g}/s"
     started = f"{summary.failed} failed, {summary.running} running, {waiting} pending"
     return [
+        ("label", summary.label),
         ("batches", f"{summary.done}/{summary.total} done, {started}"),
         ("events", f"{summary.events.done}/{summary.events.total} done{rate}"),
         ("time", duration(summary.timings.span)),

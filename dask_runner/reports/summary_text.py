@@ -24,19 +24,18 @@ def summary(view: Summary) -> Pieces:
         *fields(_facts(view)),
         *_host_table(view.hosts),
         *cause_table(view.causes),
-        *_logs(view.timestamp, view.causes[:_CAUSES_SHOWN]),
+        *_logs(view.causes[:_CAUSES_SHOWN]),
         *fields([("outputs", view.outputs if view.done else ""), ("run", view.folder)]),
         *_next(view.rerun),
     ]
 
 
 def headline(view: Summary) -> Pieces:
-    """The run's name, label and verdict."""
-    label = f"  {view.label}" if view.label else ""
+    """The run's name and verdict."""
     return [
         Text.assemble(
             ("run ", "bold"),
-            cell(f"{view.timestamp}{label}  {view.workload}  ", "bold"),
+            cell(f"{view.timestamp} ({view.workload}): ", "bold"),
             verdict(_VERDICTS[view.verdict]),
         )
     ]
@@ -55,12 +54,14 @@ def _facts(view: Summary) -> list[tuple[str, str]]:
             f"median {duration(timings.median)}, 90 % between {duration(timings.p05)} and "
             f"{duration(timings.p95)}"
         )
+    failed = f"{view.failed_attempts} failed" if view.failed_attempts else ""
     return [
+        ("label", view.label),
         ("batches", of),
         ("events", events if rates.events is None else f"{events}, {rates.events:.3g}/s"),
         ("time", times),
         ("a batch", spread),
-        ("retried", plural(view.failed_attempts, "failed attempt") if view.failed_attempts else ""),
+        ("attempts", failed),
         ("written", size(view.output_bytes) if view.output_bytes else ""),
     ]
 
@@ -75,7 +76,7 @@ def _host_table(hosts: tuple[HostSummary, ...]) -> Pieces:
             host.returned,
             duration(host.wall),
             duration(host.cpu),
-            size(host.max_rss),
+            size(host.max_rss) if host.max_rss else "-",
         )
         for host in hosts[:_HOSTS_SHOWN]
     ]
@@ -110,12 +111,15 @@ def cause_table(causes: tuple[Cause, ...]) -> Pieces:
     ]
 
 
-def _logs(timestamp: str, causes: tuple[Cause, ...]) -> Pieces:
-    lines: Pieces = []
-    for cause in causes:
-        command = f"dask-runner logs {timestamp} {cause.example}"
-        log = f"  {cause.log}" if cause.log else "  (no log)"
-        lines.append(cell(f"  log of {cause.fingerprint}: {command}{log}"))
+def _logs(causes: tuple[Cause, ...]) -> Pieces:
+    """Where an example of each cause can be read."""
+    lines = [
+        piece
+        for cause in causes
+        for piece in fields(
+            [(f"log of {cause.fingerprint}", cause.log or "none"), ("", cause.read)], "  "
+        )
+    ]
     return [*lines, Text()] if lines else []
 
 
@@ -140,11 +144,11 @@ def errors(view: Errors) -> Pieces:
         )
     ]
     for cause in view.causes:
-        pieces += [Text(), *_cause(view.timestamp, cause)]
+        pieces += [Text(), *_cause(view.rerun, cause)]
     return [*pieces, Text(), *_next(view.rerun)]
 
 
-def _cause(timestamp: str, cause: Cause) -> Pieces:
+def _cause(rerun: str, cause: Cause) -> Pieces:
     head = f"{cause.kind.value} {cause.fingerprint}: {plural(cause.batches, 'batch')}"
     return [
         cell(f"{head}, {plural(cause.events, 'event')}", "red"),
@@ -155,8 +159,8 @@ def _cause(timestamp: str, cause: Cause) -> Pieces:
                 ("hosts", " ".join(cause.hosts)),
                 ("example", f"batch {cause.example}, attempt {cause.attempt}"),
                 ("log", cause.log or "none"),
-                ("read it", f"dask-runner logs {timestamp} {cause.example}"),
-                ("only these", f"dask-runner rerun {timestamp} --cause {cause.fingerprint}"),
+                ("read it", cause.read),
+                ("only these", f"{rerun} --cause {cause.fingerprint}"),
             ],
             indent="  ",
         ),

@@ -22,9 +22,15 @@ _LAYOUTS: dict[type[Any], Callable[[Any], Pieces]] = {
     BatchDetail: detail_text.batch_detail,
 }
 
+_UNLIMITED = 10_000
+
 
 def write(view: Any, console: Console) -> None:
-    """Write `view` to the console. Tables fit its width; text is left whole, to be copied."""
+    """Write `view` to the console. Tables fit a terminal's width, and are as wide as they need in a
+    file or a pipe; text is left whole, to be copied.
+    """
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_UNLIMITED, color_system=None)
     for piece in _LAYOUTS[type(view)](view):
         console.print(piece, soft_wrap=isinstance(piece, Text), highlight=False)
 

@@ -7,7 +7,14 @@ Refuses to know what the columns mean.
 
 from dask_runner.rootfiles.hashing import content_hash
 from dask_runner.rootfiles.joining import concatenate
-from dask_runner.rootfiles.reading import count_entries, read, read_metadata, read_with_metadata, validate
+from dask_runner.rootfiles.reading import (
+    as_awkward,
+    count_entries,
+    read,
+    read_metadata,
+    read_with_metadata,
+    validate,
+)
 from dask_runner.rootfiles.tables import Column, Jagged, Table, concatenated, offsets_of
 from dask_runner.rootfiles.writing import write
 
@@ -15,6 +22,7 @@ __all__ = [
     "Column",
     "Jagged",
     "Table",
+    "as_awkward",
     "concatenate",
     "concatenated",
     "content_hash",

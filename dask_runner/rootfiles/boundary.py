@@ -19,6 +19,7 @@ from dask_runner.errors import BadInputError
 
 _MAGIC = b"root"
 _HEADER = 64
+_WIDE_VERSION = 1_000_000
 # What uproot is known to raise on damaged bytes. It has no base class for them: a flipped bit in a
 # length or a class name ends in almost any lookup or conversion error.
 _DAMAGE = (
@@ -114,9 +115,9 @@ def _lengths(path: Path) -> tuple[int, int | None]:
         size = os.fstat(file.fileno()).st_size
     if header[:4] != _MAGIC:
         return size, None
-    # Files beyond 2 GB have version numbers from 1 000 000 on, and wide offsets.
+    # Files beyond 2 GB have wide offsets.
     version = int.from_bytes(header[4:8], "big")
-    return size, int.from_bytes(header[12:20] if version >= 1_000_000 else header[12:16], "big")
+    return size, int.from_bytes(header[12:20] if version >= _WIDE_VERSION else header[12:16], "big")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Reading trees: entry counts, ranges of entries, metadata, and reading everything as a check."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,10 @@ def _read_through(node: Any, path: Path, name: str) -> int:
     for chunk in chunks_of(node):
         read += len(chunk)
     if read != node.num_entries:
-        raise BadInputError(f"{path}: damaged: tree {name!r} has {node.num_entries} entries, "
-                            f"of which {read} can be read")
+        raise BadInputError(
+            f"{path}: damaged: tree {name!r} has {node.num_entries} entries, "
+            f"of which {read} can be read"
+        )
     return read
 
 
@@ -90,7 +92,10 @@ def _read(
     if not 0 <= first <= stop <= entries:
         raise BadInputError(f"{path}: has no entries {first} to {stop - 1}, only {entries}")
     if wanted is not None:
-        found = {name: np.asarray(node[name].array(entry_start=first, entry_stop=stop)) for name in wanted}
+        found = {
+            name: np.asarray(node[name].array(entry_start=first, entry_stop=stop))
+            for name in wanted
+        }
         return Table(entries=stop - first, columns=found)
     return _table(node, first, stop)
 
@@ -117,6 +122,15 @@ def _table(node: Any, first: int, stop: int) -> Table:
             columns={name: np.asarray(ak.flatten(array)) for name, array in arrays.items()},
         )
     return Table(entries=stop - first, columns=columns, jagged=jagged)
+
+
+def as_awkward(paths: Sequence[Path], tree: str) -> ak.Array:
+    """A tree of several files, one after the other, as one array in memory."""
+    arrays = []
+    for path in paths:
+        with opened(path) as file:
+            arrays.append(tree_in(file, path, tree).arrays(library="ak"))
+    return ak.concatenate(arrays)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

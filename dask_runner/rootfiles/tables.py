@@ -81,9 +81,7 @@ def concatenated(tables: list[Table]) -> Table:
             name: np.concatenate([table.columns[name] for table in tables])
             for name in first.columns
         },
-        jagged={
-            name: _joined([table.jagged[name] for table in tables]) for name in first.jagged
-        },
+        jagged={name: _joined([table.jagged[name] for table in tables]) for name in first.jagged},
     )
 
 

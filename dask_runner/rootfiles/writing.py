@@ -51,7 +51,5 @@ def extend(tree: Any, table: Table, basket: int) -> None:
 
 def _record(jagged: Jagged) -> ak.Array:
     contents = [ak.contents.NumpyArray(np.ascontiguousarray(c)) for c in jagged.columns.values()]
-    record = ak.contents.RecordArray(
-        contents, list(jagged.columns), length=int(jagged.offsets[-1])
-    )
+    record = ak.contents.RecordArray(contents, list(jagged.columns), length=int(jagged.offsets[-1]))
     return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(jagged.offsets), record))

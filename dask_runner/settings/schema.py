@@ -63,6 +63,14 @@ class RunDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     slots: Annotated[
         int, Meta(ge=0, description="Batches at a time on a host; 0: one for each core.")
     ] = 0
+    group: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Short batches that may share one process, one after the other; "
+            "1: a process for each batch, 0: as many as take about half a second.",
+        ),
+    ] = 0
     log_cap: Annotated[
         int,
         Meta(
@@ -127,9 +135,9 @@ class GenerateSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     command: Annotated[
         str,
         Meta(
-            description="External program that generates a file; placeholders {output} {first_event} "
-            "{max_events} {seed} {run_seed} {run_number} {job_number} {python}; empty: built in "
-            "(Pythia 8)."
+            description="External program that generates a file; placeholders {output} "
+            "{first_event} {max_events} {seed} {run_seed} {run_number} {job_number} {python}; "
+            "empty: built in (Pythia 8)."
         ),
     ] = ""
 
@@ -155,8 +163,8 @@ class StepSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     command: Annotated[
         str,
         Meta(
-            description="External program; placeholders {input} {output} {first} {max_events} {seed} "
-            "{run_seed} {run_number} {job_number} {python}; empty: built in."
+            description="External program; placeholders {input} {output} {first} {max_events} "
+            "{seed} {run_seed} {run_number} {job_number} {python}; empty: built in."
         ),
     ] = ""
     setup: Annotated[

@@ -39,9 +39,11 @@ if ! builtin type -P -- "${{command[0]}}" > /dev/null; then
     builtin printf 'dask-runner: %s: command not found after the setup\\n' "${{command[0]}}" >&2
     builtin exit 127
 fi
-[[ -z "{mark}" ]] || {{ builtin printf x >&{mark}; exec {mark}>&-; }} 2> /dev/null
-exec -- "${{command[@]}}"
+{mark}exec -- "${{command[@]}}"
 """
+
+# Tells the caller that the setup is done. By hand there is no caller, and that is no error.
+_MARK = "{{ builtin printf x >&{mark}; exec {mark}>&-; }} 2> /dev/null\n"
 
 _SETUP = """\
 builtin source {file}
@@ -95,7 +97,9 @@ def write_script(words: Sequence[str], setup: str, folder: Path, name: str, mark
         file.write_bytes(os.fsencode(setup.rstrip("\n") + "\n"))
         source = _SETUP.format(file=shlex.quote(os.fspath(file.absolute())))
     script = folder / f"{name}.sh"
-    text = _SCRIPT.format(setup=source, command=" ".join(words), mark=mark if mark >= 0 else "")
+    text = _SCRIPT.format(
+        setup=source, command=" ".join(words), mark=_MARK.format(mark=mark) if mark >= 0 else ""
+    )
     script.write_bytes(os.fsencode(text))
     return script
 

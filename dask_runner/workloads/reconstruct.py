@@ -13,6 +13,7 @@ from typing import ClassVar, Self
 from msgspec import Struct
 
 from dask_runner.batch import Batch, InputFile, InputRange, PlannedOutput
+from dask_runner.chain import STEPS
 from dask_runner.errors import BadInputError
 from dask_runner.files import path_to_text, text_to_path
 from dask_runner.settings import Settings
@@ -34,7 +35,10 @@ from dask_runner.workloads.steps import (
 class Reconstruct(Struct, frozen=True, kw_only=True):
     """`steps` on ranges of `batch_size` events; the formats in `keep` are published."""
 
-    preload: ClassVar[tuple[str, ...]] = ("dask_runner.workloads.steps", "dask_runner.chain")
+    preload: ClassVar[tuple[str, ...]] = (
+        "dask_runner.workloads.steps",
+        *sorted({step.function.partition(":")[0] for step in STEPS.values()}),
+    )
     uses_folder: ClassVar[bool] = True
 
     evnt_dir: str

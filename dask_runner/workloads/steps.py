@@ -13,15 +13,16 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from dask_runner import chain, seeds
+from dask_runner import chain, rootfiles, seeds
 from dask_runner.batch import Batch, BatchFailedError, FailureKind
 from dask_runner.chain import formats
 from dask_runner.chain.formats import EventData
 from dask_runner.errors import BadInputError, UsageError
-from dask_runner.files import text_to_path
+from dask_runner.files import path_to_text, text_to_path
 from dask_runner.settings.schema import Geometry, StepSettings
 from dask_runner.workloads import clean_shell, external
 from dask_runner.workloads.external import STEP_PLACEHOLDERS, ExternalStep
+from dask_runner.workloads.inputs import tree_of as input_tree
 from dask_runner.workloads.names import check_format
 
 _INPUT_FORMAT = "EVNT"
@@ -69,8 +70,10 @@ class StepRunner(Struct, frozen=True, kw_only=True):
         return {s.output: o.name for s, o in zip(steps, batch.outputs, strict=True)}
 
     def _built_in(self, step: StepSettings, source: _Source, target: Path) -> _Source:
-        events = source.events if source.events is not None else _read(source)
-        result = chain.STEPS[step.name].run(events, self.geometry, self.seed)
+        events = source.events
+        if events is None:
+            events = _read(source, chain.STEPS[step.name].input, step.name)
+        result = chain.run_step(step.name, events, self.geometry, self.seed)
         if step.output in self.keep:
             formats.write(target, result)
         return _Source(events=result, count=result.entries)
@@ -98,9 +101,18 @@ class StepRunner(Struct, frozen=True, kw_only=True):
             "run_number": str(self.run_number),
             "job_number": str(batch.index + 1),
         }
-        end = external.run(
-            as_external(step), values, folder=target.parent, output=target, expected=source.count
-        )
+        try:
+            end = external.run(
+                as_external(step),
+                values,
+                folder=target.parent,
+                output=target,
+                expected=source.count,
+            )
+        except BatchFailedError as error:
+            if number == 0:
+                _blame_input(path, error)
+            raise
         for key, value in end.counters.items():
             counters[key] = counters.get(key, 0.0) + value
         return _Source(path=target, count=source.count if end.entries is None else end.entries)
@@ -190,14 +202,41 @@ def _check_external(step: StepSettings, *, first: bool) -> None:
     as_external(step).check(STEP_PLACEHOLDERS, needed=needed)
 
 
-def _read(source: _Source) -> EventData:
+def _read(source: _Source, form: str, step: str) -> EventData:
+    """The events of a file: the batch's own input, or what an external step wrote."""
     assert source.path is not None
     try:
-        return formats.read(source.path, first=source.first, count=source.count)
+        events = formats.read(source.path, first=source.first, count=source.count)
     except BadInputError as error:
-        raise BatchFailedError(
-            FailureKind.BAD_INPUT, error.message, path=os.fspath(source.path)
-        ) from error
+        raise _unreadable(source.path, form, step, error.message) from error
+    if events.format != form:
+        raise _unreadable(source.path, form, step, f"it holds {events.format}, not {form}")
+    return events
+
+
+def _unreadable(path: Path, form: str, step: str, reason: str) -> BatchFailedError:
+    if form == _INPUT_FORMAT:
+        return _input_failure(path, reason)
+    return BatchFailedError(
+        FailureKind.OUTPUT,
+        f"step {step} cannot read {path.name}, which the step before it wrote: {reason}",
+        cause=f"input of {step}",
+    )
+
+
+def _blame_input(path: Path, failure: BatchFailedError) -> None:
+    """A foreign program says little about a damaged input: look ourselves before trying again."""
+    try:
+        rootfiles.validate(path, input_tree(path))
+    except BadInputError as error:
+        raise _input_failure(path, error.message) from failure
+
+
+def _input_failure(path: Path, reason: str) -> BatchFailedError:
+    """The failure of a batch whose input is not what it was when the run was planned."""
+    text = path_to_text(path)
+    message = reason if os.fspath(path) in reason else f"{text}: {reason}"
+    return BatchFailedError(FailureKind.BAD_INPUT, message, path=text)
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 from workloads import Nothing, Spin
 
@@ -66,7 +67,7 @@ class Clock(QuietProgress):
 
     seconds = 0.0
 
-    def __enter__(self) -> "Clock":
+    def __enter__(self) -> Self:
         self._began = time.perf_counter()
         return self
 
@@ -106,7 +107,11 @@ def gnu_parallel(tasks: int) -> float | None:
 
 
 def line(what: str, ours: float, theirs: float | None, *, target: str = "") -> None:
-    beside = "not installed" if theirs is None else f"{theirs * 1e6:10.1f} us   ratio {ours / theirs:.4f}"
+    beside = (
+        "not installed"
+        if theirs is None
+        else f"{theirs * 1e6:10.1f} us   ratio {ours / theirs:.4f}"
+    )
     print(f"{what:44} {ours * 1e6:10.1f} us   {beside}   {target}", flush=True)
 
 
@@ -137,7 +142,7 @@ def measure(arguments: argparse.Namespace, runs: Path) -> None:
     if arguments.spin:
         seconds, summary = our_run(Spin(number=arguments.spin, seconds=1.0), settings(runs))
         cores = min(2, os.cpu_count() or 1)
-        ideal = summary.cpu / cores
+        ideal = summary.timings.cpu / cores
         print(f"{arguments.spin} batches of 1 s: wall {seconds:.2f} s, cpu/cores {ideal:.2f} s, "
               f"ratio {seconds / ideal:.3f} (target <= 1.05)")  # fmt: skip
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A run of a million no-op batches: memory of client and scheduler, throughput, reading commands.
 
-    scripts/bench/million.py [--batches 1000000]
+scripts/bench/million.py [--batches 1000000]
 """
 
 import argparse
@@ -88,8 +88,12 @@ def main() -> None:
         tenth = number // 10
         first, last = rates.rate(0, tenth), rates.rate(number - tenth, number)
         print(f"{number} batches in {seconds:.1f} s, of which the plan {planned:.1f} s")
-        print(f"client {memory.client / 1e6:.0f} MB, scheduler {memory.scheduler / 1e6:.0f} MB (target < 600)")
-        print(f"first tenth {first:.0f}/s, last tenth {last:.0f}/s, ratio {last / first:.2f} (target >= 0.8)")
+        print(
+            f"client {memory.client / 1e6:.0f} MB, scheduler {memory.scheduler / 1e6:.0f} MB (target < 600)"
+        )
+        print(
+            f"first tenth {first:.0f}/s, last tenth {last:.0f}/s, ratio {last / first:.2f} (target >= 0.8)"
+        )
         print(f"status {timed(runs, 'status', folder.timestamp):.2f} s (target < 5)")
         print(f"rerun -t {timed(runs, 'rerun', '-t', folder.timestamp):.2f} s (target < 10)")
         print(f"manifest {folder.manifest.stat().st_size / 1e6:.0f} MB")

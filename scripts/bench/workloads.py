@@ -19,7 +19,9 @@ class Nothing(Struct, frozen=True, kw_only=True):
     number: int
 
     def plan(self) -> Plan:
-        return Plan(batches=[Batch(index=i, workload="workloads:Nothing") for i in range(self.number)])
+        return Plan(
+            batches=[Batch(index=i, workload="workloads:Nothing") for i in range(self.number)]
+        )
 
     def run(self, batch: Batch, folder: Path) -> dict[str, float]:  # noqa: ARG002
         return {}

@@ -68,3 +68,9 @@ def test_there_is_no_timeout_before_there_is_a_median():
     grouping = Grouping(1)
     grouping.learn(1e-3)
     assert grouping.timeout(20) == 0
+
+
+def test_the_user_may_ask_for_a_process_for_each_batch():
+    grouping = Grouping(2, largest=1)
+    feed(grouping, 1e-5)
+    assert grouping.size(1_000_000) == 1

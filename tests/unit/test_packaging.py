@@ -117,7 +117,7 @@ def test_scripts_say_when_python_is_too_old(tmp_path, name):
 def test_scripts_say_when_venv_is_missing(tmp_path):
     bare = tmp_path / "python3"
     bare.write_text(
-        f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n'
+        f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec "{sys.executable}" "$@"\n'
     )
     bare.chmod(0o755)
     script = script_in(tmp_path, "quickstart")

@@ -1,6 +1,7 @@
 """Publication, verification and recovery on real manifests and files."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -162,8 +163,6 @@ def test_verify_and_recovery_find_a_lost_output_and_redo_just_that_batch(folder,
 
 
 def test_only_a_thorough_look_sees_a_change_that_kept_size_and_time(folder):
-    import os
-
     with create(folder) as manifest:
         Publisher(folder, manifest).publish([attempt(manifest, 0)])
     final = folder.output("0.txt")
@@ -197,8 +196,6 @@ def test_changed_inputs_are_refused_unless_accepted_and_then_recorded(folder, tm
 
 
 def test_an_input_that_was_only_touched_is_the_same(folder, tmp_path):
-    import os
-
     source = tmp_path / "in.root"
     source.write_bytes(b"events")
     listed = InputFile(

@@ -1,0 +1,86 @@
+"""One batch here, in this process and terminal, for `dask-runner replay`: no slot, no limits.
+
+The interpreter must have been started with the pinned environment (`ensure_pinned` starts it
+again), or the outputs need not equal the published ones.
+"""
+
+import os
+import pdb as debugger  # noqa: T100  # the user asks for it
+import sys
+import tempfile
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dask_runner import workloads
+from dask_runner.batch import Attempt, Outcome, OutcomeStatus, OutputFile, WorkloadSpec
+from dask_runner.errors import StorageError
+from dask_runner.execution import marker, numerics, validation
+from dask_runner.execution.failures import Cause, cause_of
+
+
+def ensure_pinned() -> None:
+    """Return in an interpreter with pinned numerics: this one, or a new one in its place that
+    begins the same command again.
+    """
+    if not numerics.is_pinned():
+        environment = {**os.environ, **numerics.pinned_environment()}
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
+
+
+def replay(attempt: Attempt, spec: WorkloadSpec, folder: Path, *, pdb: bool = False) -> Outcome:
+    """Run the batch in the new folder `folder`, which is kept; validate and hash its outputs.
+
+    With `pdb`, an exception opens the debugger where it was raised. The process's working
+    directory and environment stay changed, as after the batch itself.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make the folder {folder}: {error.strerror}",
+            hint="a replay needs a new folder in a place that you can write to",
+        ) from error
+    started, clock, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
+    counters: dict[str, float] = {}
+    outputs: tuple[OutputFile, ...] = ()
+    cause: Cause | None = None
+    with tempfile.TemporaryDirectory(prefix="dask-runner-") as scratch:
+        try:
+            counters = _run(attempt, spec, folder, scratch)
+            outputs = validation.validate_outputs(attempt.batch, folder)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  # the boundary to foreign code
+            traceback.print_exception(error)
+            cause = cause_of(error)
+            if pdb:
+                debugger.post_mortem(error.__traceback__)
+    return Outcome(
+        batch=attempt.batch.index,
+        attempt=attempt.number,
+        status=OutcomeStatus.DONE if cause is None else OutcomeStatus.FAILED,
+        started=started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        wall=time.perf_counter() - clock,
+        cpu=time.process_time() - cpu,
+        outputs=outputs,
+        failure=None if cause is None else cause.failure(),
+        counters=counters,
+    )
+
+
+def _run(attempt: Attempt, spec: WorkloadSpec, folder: Path, scratch: str) -> dict[str, float]:
+    workload = workloads.load(spec)
+    os.environ.update(
+        {
+            marker.BATCH: attempt.batch.id,
+            marker.ATTEMPT: str(attempt.number),
+            marker.SCRATCH: scratch,
+            "TMPDIR": scratch,
+        }
+    )
+    os.chdir(folder)
+    return workload.run(attempt.batch, folder)
