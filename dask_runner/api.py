@@ -143,12 +143,29 @@ def reconstruct(evnt_dir: Path | str, **options: Any) -> Run:
     return _start(Reconstruct.from_settings(settings), settings, **rest)
 
 
-def command(words: list[str], number: int, *, outputs: tuple[str, ...] = (), **options: Any) -> Run:
-    """Run a program `number` times; the words may have placeholders ({index} {seed} {output})."""
+def command(
+    words: list[str],
+    number: int | None = None,
+    *,
+    outputs: tuple[str, ...] = (),
+    setup: Path | str | None = None,
+    parameters: Path | str = "",
+    merge_command: str = "",
+    **options: Any,
+) -> Run:
+    """Run a program `number` times, or once for each line of the CSV file `parameters`; the words
+    may have placeholders ({index} {seed} {output}).
+    """
     sections, rest = _split(options, "run")
     settings = _settings(sections, rest)
     workload = Command.from_options(
-        words=words, number=number, outputs=list(outputs), seed=settings.run.seed
+        words=words,
+        number=number,
+        outputs=list(outputs),
+        setup=None if setup is None else Path(setup),
+        parameters=os.fspath(parameters),
+        merge_command=merge_command,
+        seed=settings.run.seed,
     )
     return _start(workload, settings, **rest)
 

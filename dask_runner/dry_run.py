@@ -119,12 +119,12 @@ def _capacity(settings: Settings, slots: int, *, free: int, size: int) -> list[s
     # do for anybody.
     if free < size:
         problems.append(
-            f"{free / 1e9:.1f} GB free for outputs, but the inputs are {size / 1e9:.1f} GB"
+            f"{free / 1e9:.1f} GB free for outputs, but inputs of {size / 1e9:.1f} GB"
         )
     available = psutil.virtual_memory().available
     if settings.run.memory and settings.run.memory * _MEGABYTE > available:
         problems.append(
-            f"a batch may use {settings.run.memory} MB, but only {available // _MEGABYTE} MB are free"
+            f"a batch may use {settings.run.memory} MB, but {available // _MEGABYTE} MB are free"
         )
     if slots > (os.cpu_count() or 1):
         problems.append(f"{slots} slots on {os.cpu_count()} cores")

@@ -1,6 +1,6 @@
 """One planned batch again, here in the terminal: the same bits as those published?"""
 
-import tempfile
+from itertools import count
 from pathlib import Path
 
 from msgspec import Struct
@@ -53,15 +53,11 @@ def replay_batch(
 ) -> Replay:
     """Run batch `index` in `folder` (default: a new one in the working directory).
 
-    Raises UsageError for an unknown batch or a folder that is not empty.
+    Raises UsageError for an unknown batch, StorageError if the folder exists.
     """
     if not 0 <= index < len(state.batches):
         raise UsageError(f"no batch {index}: the run has 0 to {len(state.batches) - 1}")
-    if folder is None:
-        prefix = f"replay-{state.header.timestamp}-{index:06d}-"
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=Path.cwd()))
-    elif folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty", hint="give an empty or a new folder")
+    folder = _free_folder(state.header.timestamp, index) if folder is None else folder
     attempt = Attempt(batch=state.batches[index], number=max(1, state.attempts(index)))
     outcome = replay(attempt, state.header.workload, folder.absolute(), pdb=pdb)
     published = {output.name: output.sha256 for output in state.outputs(index)}
@@ -77,3 +73,8 @@ def replay_batch(
             for output in outcome.outputs
         ),
     )
+
+
+def _free_folder(timestamp: str, index: int) -> Path:
+    names = (f"replay-{timestamp}-{index:06d}-{number}" for number in count(1))
+    return next(path for path in map(Path, names) if not path.exists())

@@ -331,7 +331,9 @@ def _check_outputs(run_folder: Path, history: History, violations: list[str]) ->
         for name, plan in planned.items():
             if name not in written and not plan.get("optional", False):
                 violations.append(f"I2: batch {index} is done without its output {name}")
-        for name, output in written.items():
+        for place, (name, output) in enumerate(written.items()):
+            # The n-th outputs of all batches belong together (all AOD, all NTUP ...).
+            content.place = place
             problem = _check_file(folder / _path(name), output, planned.get(name), content)
             if problem:
                 violations.append(f"I2: output {name} of batch {index} {problem}")
@@ -387,6 +389,7 @@ class Content:
     """A hash of what files hold; of trees independent of how they are cut into files."""
 
     def __init__(self) -> None:
+        self.place = 0
         self._hashes: dict[str, Any] = {}
 
     def add_bytes(self, data: bytes) -> None:
@@ -412,7 +415,7 @@ class Content:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _hash(self, name: str) -> Any:
-        return self._hashes.setdefault(name, hashlib.sha256())
+        return self._hashes.setdefault(f"{self.place} {name}", hashlib.sha256())
 
 
 def _check_names(

@@ -74,7 +74,3 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever reads us (head, less) has seen enough.
-        sys.stderr.close()
-        sys.exit(0)

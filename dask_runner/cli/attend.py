@@ -16,8 +16,8 @@ from dask_runner.cli.dispatching import exit_code
 from dask_runner.errors import EXIT_DONE, EXIT_INTERRUPTED, ClusterError, UsageError
 
 if TYPE_CHECKING:
-    from dask_runner.manifest import LockHolder, RunState
-    from dask_runner.progress import Progress, Snapshot
+    from dask_runner.manifest import LockHolder
+    from dask_runner.progress import Progress
     from dask_runner.run_folder import RunFolder
 
 _INTERVAL = 0.5
@@ -114,31 +114,17 @@ def _driver(folder: "RunFolder") -> "LockHolder | None":
 
 def _follow(folder: "RunFolder", progress: "Progress") -> None:
     from dask_runner.manifest import Follower
+    from dask_runner.progress import snapshot
 
     follower = Follower(folder.manifest)
     began = time.monotonic()
     with progress:
         while True:
             alive = _driver(folder) is not None
-            progress.update(_snapshot(follower.poll(), time.monotonic() - began))
+            progress.update(snapshot(follower.poll(), elapsed=time.monotonic() - began))
             if not alive:
                 return
             time.sleep(_INTERVAL)
-
-
-def _snapshot(state: "RunState", elapsed: float) -> "Snapshot":
-    from dask_runner.progress import Snapshot
-
-    running = len(state.running)
-    return Snapshot(
-        done=state.done.batches,
-        failed=state.failed.batches,
-        running=running,
-        pending=state.pending.batches - running,
-        events_done=state.done.events,
-        events_total=state.total.events,
-        elapsed=elapsed,
-    )
 
 
 def _end(folder: "RunFolder", *, json: bool) -> None:

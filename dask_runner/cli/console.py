@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,37 @@ from rich.markup import escape
 
 from dask_runner.errors import RunnerError
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+class _Output(Console):
+    """Ends quietly, and well, when who reads us (head, less) has seen enough."""
+
+    def on_broken_pipe(self) -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        raise SystemExit(0)
+
+
+out = _Output(highlight=False, soft_wrap=not sys.stdout.isatty())
 err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
-__all__ = ["configure_logging", "err", "escape", "out", "print_error", "print_json"]
+__all__ = ["configure_logging", "err", "escape", "out", "print_error", "print_json", "writing"]
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     data = msgspec.json.format(msgspec.json.encode(value, enc_hook=_encode), indent=2)
-    sys.stdout.write(data.decode() + "\n")
+    with writing():
+        sys.stdout.write(data.decode() + "\n")
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Around what is written to stdout without rich: a closed pipe is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        out.on_broken_pipe()
 
 
 def _encode(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dask_runner.cli import options
-from dask_runner.cli.console import err, out
+from dask_runner.cli.console import err, out, writing
 from dask_runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -166,14 +166,15 @@ def _print_log(reader: "LogReader", *, follow: bool, raw: bool) -> None:
     if log is not None and not raw:
         others = "; the file is shared with other batches of its group" if log.shared else ""
         err.print(f"attempt {log.attempt} ({log.status}): {log.path}{others}", markup=False)
-    if raw:
-        for chunk in reader.follow() if follow else reader.read():
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-        return
-    # A whole log is folded at once, a growing one by what is new at each look.
-    parts = ([part] for part in whole_lines(reader.follow())) if follow else [reader.read()]
-    for part in parts:
-        for line in shown(fold(lines_of(part))):
-            sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+    with writing():
+        if raw:
+            for chunk in reader.follow() if follow else reader.read():
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
+            return
+        # A whole log is folded at once, a growing one by what is new at each look.
+        parts = ([part] for part in whole_lines(reader.follow())) if follow else [reader.read()]
+        for part in parts:
+            for line in shown(fold(lines_of(part))):
+                sys.stdout.write(line + "\n")
+            sys.stdout.flush()

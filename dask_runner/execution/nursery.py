@@ -109,7 +109,6 @@ class Nursery:
         if ready.threads > 1:
             logger.warning("modules to preload start threads; not preloading %s", preload)
             nursery.close()
-            scratch.mkdir(mode=0o700, exist_ok=True)
             nursery, ready = cls._start(config, scratch, (), preload)
         for name, reason in ready.failed.items():
             logger.warning("cannot preload %s: %s", name, reason)
@@ -193,6 +192,7 @@ class Nursery:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._control.close()
 
     def _end_if_unused(self) -> None:
         if self._retired and not self._links:

@@ -5,6 +5,7 @@ as its standard input. Has one thread, or else it must not fork. Adopts what a d
 behind, and kills it. Refuses to run batches.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -84,7 +85,8 @@ def main() -> None:
     # Else the collector of each batch process writes to, and so copies, every page of the heap.
     gc.freeze()
     control.send(_encoder.encode(Ready(threads=threads, failed=failed)))
-    _Zygote(control, setup).serve()
+    if threads == 1:
+        _Zygote(control, setup).serve()
 
 
 def _preload(modules: tuple[str, ...]) -> dict[str, str]:
@@ -173,6 +175,9 @@ class _Zygote:
         for folder in self._scratch.iterdir():
             slot.remove_slot_folder(folder)
         slot.remove_tree(self._scratch)
+        # The pool's own folder: the pool removes it, if it still can.
+        with contextlib.suppress(OSError):
+            self._scratch.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the flock is held. POSIX lockf is not used: it is lost when the process closes t
 """
 
 import fcntl
+import getpass
 import os
 import socket
 import sys
@@ -184,4 +185,7 @@ def _namespace() -> str:
 
 
 def _user() -> str:
-    return os.environ.get("USER") or str(os.getuid())
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        return str(os.getuid())

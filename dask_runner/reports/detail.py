@@ -16,6 +16,7 @@ from dask_runner.manifest import (
     Done,
     Header,
     Note,
+    NoteKind,
     Record,
     RunState,
     Split,
@@ -178,7 +179,7 @@ def _attempts(
                 found[record.attempt] = _with_outcome(state, known, record)
             case Done(attempts=((_, number), *_)) if number in found:
                 found[number] = msgspec.structs.replace(found[number], published=True)
-            case Note(kind="lost-output"):
+            case Note(kind=NoteKind.LOST_OUTPUT):
                 found = {
                     number: msgspec.structs.replace(attempt, published=False)
                     for number, attempt in found.items()

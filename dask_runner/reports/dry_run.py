@@ -15,8 +15,7 @@ def render_dry_run(result: DryRun) -> str:
         "  ..." if result.batches > len(result.first) + len(result.last) else "",
         *(_batch_line(batch) for batch in result.last),
         f"outputs in {result.outputs}",
-        f"{result.slots} slots, {result.memory / 1e9:.1f} GB memory available, "
-        f"{result.free / 1e9:.1f} GB disk free",
+        _room(result),
         *(f"note: {note}" for note in result.notes),
     ]
     lines += [f"PROBLEM: {problem}" for problem in result.problems[:_PROBLEMS_SHOWN]]
@@ -24,6 +23,11 @@ def render_dry_run(result: DryRun) -> str:
         lines.append(f"... and {len(result.problems) - _PROBLEMS_SHOWN} more problems")
     lines.append("nothing was run; " + ("NOT ready" if result.problems else "ready"))
     return "\n".join(line for line in lines if line)
+
+
+def _room(result: DryRun) -> str:
+    memory, free = result.memory / 1e9, result.free / 1e9
+    return f"{result.slots} slots, {memory:.1f} GB memory available, {free:.1f} GB disk free"
 
 
 def _batch_line(batch: Batch) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import awkward as ak
-import uproot
 
 from dask_runner.errors import BadInputError
 from dask_runner.rootfiles import histograms
 from dask_runner.rootfiles.boundary import opened, tree_names
 from dask_runner.rootfiles.reading import METADATA, chunks_of
+from dask_runner.rootfiles.reproducible import recreate
 from dask_runner.rootfiles.writing import COMPRESSION
 
 # Entries that are collected before they are written: small parts would make tiny baskets.
@@ -33,7 +33,7 @@ def concatenate(parts: Sequence[Path], target: Path, metadata: Mapping[str, Any]
     for part in parts[1:]:
         names.compare(_Contents.of(part))
     entries = {}
-    with uproot.recreate(target, compression=COMPRESSION) as file:
+    with recreate(target, COMPRESSION) as file:
         for tree in names.trees:
             entries[tree] = _join_tree(parts, file, tree)
         for name in names.histograms:

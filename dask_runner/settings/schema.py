@@ -140,6 +140,13 @@ class GenerateSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "empty: built in (Pythia 8)."
         ),
     ] = ""
+    tree: Annotated[
+        str,
+        Meta(
+            description="Tree whose entries are the events that an external command wrote; "
+            "empty: events are not counted."
+        ),
+    ] = "CollectionTree"
 
 
 # Part of a file name, so nothing that a path or a shell would read otherwise.

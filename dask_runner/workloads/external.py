@@ -138,7 +138,7 @@ def spelled(code: int) -> str:
 
 
 def _why(scan: LogScan, report: JobReport | None) -> str:
-    reasons = [report.exitMsg] if report is not None and report.exitMsg not in ("", "OK") else []
+    reasons = [report.exitMsg] if report is not None and report.exitMsg not in {None, "", "OK"} else []
     if scan.first:
         reasons.append(scan.first)
     return "".join(f": {reason}" for reason in reasons)

@@ -18,7 +18,7 @@ from dask_runner.chain.hidden_valley import Sample, resolve_sample
 from dask_runner.errors import UsageError
 from dask_runner.files import path_to_text, text_to_path
 from dask_runner.settings import Settings
-from dask_runner.workloads import clean_shell, external, joining
+from dask_runner.workloads import clean_shell, external, inputs, joining
 from dask_runner.workloads.checks import Program
 from dask_runner.workloads.continuation import continue_folder
 from dask_runner.workloads.external import GENERATE_PLACEHOLDERS, ExternalStep
@@ -73,6 +73,7 @@ class Generate(Struct, frozen=True, kw_only=True):
             first_file=0 if after is None else after.first_file,
             command=values.command,
             setup=clean_shell.setup_text(values.setup, Path.cwd()),
+            tree=values.tree if values.command else formats.TREE,
         )
 
     def plan(self) -> Plan:
@@ -115,12 +116,17 @@ class Generate(Struct, frozen=True, kw_only=True):
         parts = sorted(request.parts, key=lambda part: int(part.batch.parameters["first_event"]))
         files = [part.folder / text_to_path(part.batch.outputs[0].name) for part in parts]
         expected = sum(part.batch.count for part in parts)
-        target = request.folder / f"{self.sample.run_number}.merged.EVNT.root"
+        target = request.folder / f"{self.sample.run_number}.merged.{self._ending}"
         return [joining.join_events(files, target, self.tree, request.metadata, most=expected)]
 
     def programs(self) -> list[Program]:
         """The external generator, if there is one."""
         return [self._step().program(GENERATE_PLACEHOLDERS)] if self.command else []
+
+    @property
+    def _ending(self) -> str:
+        """By this `run` knows in which tree the events are."""
+        return "evnt.pool.root" if self.tree == inputs.POOL_TREE else "EVNT.root"
 
     @property
     def _last_event(self) -> int:
@@ -147,7 +153,8 @@ class Generate(Struct, frozen=True, kw_only=True):
 
     def _batch(self, index: int) -> Batch:
         file = self.first_file + index
-        name = f"{self.sample.run_number}.{self.batch_size}.{file}.EVNT.root"
+        name = f"{self.sample.run_number}.{self.batch_size}.{file}.{self._ending}"
+        entries = self.batch_size if self.tree else None
         return Batch(
             index=index,
             workload="generate",
@@ -157,7 +164,7 @@ class Generate(Struct, frozen=True, kw_only=True):
                 "first_event": self.first_event + index * self.batch_size,
                 "count": self.batch_size,
             },
-            outputs=(PlannedOutput(name=name, tree=self.tree, entries=self.batch_size),),
+            outputs=(PlannedOutput(name=name, tree=self.tree, entries=entries),),
         )
 
     def _run_external(self, batch: Batch, target: Path) -> dict[str, float]:

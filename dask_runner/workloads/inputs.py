@@ -17,8 +17,9 @@ from dask_runner.chain import formats
 from dask_runner.errors import BadInputError
 from dask_runner.workloads.names import natural_key
 
-_POOL_ENDING = ".evnt.pool.root"
-_POOL_TREE = "CollectionTree"
+# Also in the middle of a name, as in EVNT.12345._000001.pool.root.1
+_POOL_NAME = ".pool.root"
+POOL_TREE = "CollectionTree"
 # Opening a file waits for storage (NFS) as long as it computes.
 _THREADS = 8
 
@@ -39,7 +40,7 @@ def find(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 def tree_of(path: Path) -> str:
     """The tree in which events of an input file are counted."""
-    return _POOL_TREE if path.name.lower().endswith(_POOL_ENDING) else formats.TREE
+    return POOL_TREE if _POOL_NAME in path.name.lower() else formats.TREE
 
 
 def survey(folder: Path, patterns: Sequence[str]) -> Survey:

@@ -31,7 +31,7 @@ class JobReport(Struct, frozen=True):
     """The part of a report that we read; other fields are ignored."""
 
     exitCode: int | None = None  # noqa: N815 - the report's own spelling
-    exitMsg: str = ""  # noqa: N815
+    exitMsg: str | None = ""  # noqa: N815
     files: _Files = field(default_factory=_Files)
 
     def entries_of(self, name: str) -> int | None:

@@ -24,9 +24,12 @@ def join_events(
     most: int,
     least: int | None = None,
 ) -> MergedFile:
-    """Join files of events, in this order. There must be `least` (default `most`) to `most`."""
+    """Join files of events. There must be `least` (default `most`) to `most` events.
+
+    Ours are joined in the order of event numbers, others in the order given.
+    """
     if tree == formats.TREE:
-        entries, content = formats.merge(parts, target, dict(metadata))
+        entries, content = formats.merge(_in_event_order(parts), target, dict(metadata))
     else:
         trees = rootfiles.concatenate(parts, target, metadata)
         # Foreign files may hold objects whose content has no hash; their trees are joined anyway.
@@ -37,6 +40,18 @@ def join_events(
             hint="`dask-runner verify` finds the part that is not what it was",
         )
     return merged_file(target, entries if tree else None, content)
+
+
+def _in_event_order(parts: Sequence[Path]) -> list[Path]:
+    """So that the result does not depend on what the files are called, or how events are divided
+    between them. Parts without events (all were filtered) come last.
+    """
+    keyed = []
+    for part in parts:
+        table = rootfiles.read(part, formats.TREE, columns=formats.IDENTITY)
+        first = tuple(int(table[name][0]) for name in formats.IDENTITY) if table.entries else ()
+        keyed.append((not first, first, part))
+    return [part for *_, part in sorted(keyed, key=lambda item: item[:2])]
 
 
 def merged_file(path: Path, entries: int | None = None, content_hash: str = "") -> MergedFile:

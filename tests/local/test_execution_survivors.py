@@ -34,6 +34,16 @@ def none_alive(pids):
     until(lambda: not any(map(alive, pids)), f"survivors of {pids}", 10)
 
 
+def all_marked(pids, name, value):
+    """In the moment of an exec, a process shows no environment: hence patience."""
+
+    def find():
+        found = set(process_tree.processes_with(name, value))
+        return found if set(pids) < found else None
+
+    return until(find, f"marks on {pids}")
+
+
 @pytest.mark.parametrize(
     ("then", "kind"),
     [("returns", None), ("segfaults", FailureKind.SIGNAL), ("raises", FailureKind.EXCEPTION)],
@@ -65,10 +75,9 @@ def _processes_of_run():
 def test_processes_of_a_run_are_found_by_its_marker(rig, tmp_path):
     started = rig.start(act("escapes", pids=str(tmp_path / "pids"), then="sleeps"))
     pids = pids_in(tmp_path / "pids", 4)
-    marked = process_tree.processes_with(marker.RUN, RUN)
-    assert set(pids) < set(marked)
+    marked = all_marked(pids, marker.RUN, RUN)
     assert len(marked) == 5  # and the batch process itself
-    assert set(marked) < set(process_tree.processes_with(marker.CLUSTER, CLUSTER))
+    assert marked < set(process_tree.processes_with(marker.CLUSTER, CLUSTER))
     rig.pool.cancel(RUN)
     started.outcomes()
 
@@ -187,9 +196,11 @@ def test_a_dead_worker_leaves_nobody(tmp_path, number):
         cluster=cluster,
     )
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)]) as worker:
-        pids = pids_in(tmp_path / "pids", 4)
-        assert set(pids) < set(process_tree.processes_with(marker.CLUSTER, cluster))
-        worker.send_signal(number)
+        try:
+            pids = pids_in(tmp_path / "pids", 4)
+            all_marked(pids, marker.CLUSTER, cluster)
+        finally:
+            worker.send_signal(number)
     until(lambda: not process_tree.processes_with(marker.CLUSTER, cluster), "an empty host", 15)
     assert not any(map(alive, pids))
     until(lambda: not list((tmp_path / "scratch").iterdir()), "removed scratch folders")

@@ -24,6 +24,7 @@ from dask_runner.settings.schema import (
 )
 from dask_runner.workloads.generate import Generate
 from dask_runner.workloads.interface import MergeRequest, Part
+from dask_runner.workloads.joining import join_events
 from dask_runner.workloads.reconstruct import Reconstruct
 
 STANDIN = Path(__file__).parent.parent / "standins" / "transform.py"
@@ -97,9 +98,8 @@ def test_the_same_events_whatever_the_size_and_number_of_files(sample, tmp_path)
     assert [part.name for part in parts] == [
         "304795.2.2.EVNT.root", "304795.5.0.EVNT.root", "304795.5.1.EVNT.root"
     ]  # fmt: skip
-    parts = [*parts[1:], parts[0]]
-    _, content = formats.merge(parts, tmp_path / "joined.EVNT.root", {})
-    assert content == whole.content_hash
+    joined = join_events(parts, tmp_path / "joined.root", "events", {}, most=EVENTS)
+    assert joined.content_hash == whole.content_hash
     assert whole.entries == EVENTS
     numbers = rootfiles.read(Path(whole.path), "events", columns=("event",))["event"]
     assert numbers.tolist() == list(range(1, EVENTS + 1))
@@ -120,7 +120,7 @@ def test_intermediate_formats_are_written_only_if_kept(sample, reference, tmp_pa
 
 def test_steps_are_said_in_the_log_and_counted(sample, tmp_path, capfd):
     workload = _reconstruct(sample, 3)
-    counters = workload.run(workload.plan().batches[0], tmp_path)
+    counters = workload.run(workload.plan().batches[1], tmp_path)
     said = capfd.readouterr().out
     for step in ("simulate", "digitize", "reconstruct", "ntuple"):
         assert f"step {step}: 3 events in " in said
@@ -252,7 +252,7 @@ class TestMerge:
         workload = _reconstruct(sample, 4)
         merged = _merged(workload, _run_all(workload, tmp_path), tmp_path, missing=(1,))
         for file in merged:
-            assert file.entries == EVENTS - 1
+            assert file.entries == EVENTS - 4
             metadata = rootfiles.read_metadata(Path(file.path))
             assert metadata["missing_batches"] == [1]
 
@@ -274,7 +274,7 @@ class TestMerge:
 def test_generate_with_an_external_program(tmp_path):
     command = (
         f"{sys.executable} {STANDIN} --outputFile {{output}} --maxEvents {{max_events}}"
-        " --randomSeed {seed} --skipEvents 0"
+        f" --randomSeed {{seed}} --skipEvents 0 --record {tmp_path}/{{first_event}}"
     )
     settings = Settings(
         generate=GenerateSettings(
@@ -282,30 +282,29 @@ def test_generate_with_an_external_program(tmp_path):
         )
     )
     workload = Generate.from_settings(settings)
-    workload = type(workload)(
-        **{
-            **_fields(workload),
-            "tree": "CollectionTree",
-            "command": command + " --behave good --available 99",
-        }
+    batches = _run_all(workload, tmp_path)
+    names = ["5.6.0.evnt.pool.root", "5.6.1.evnt.pool.root"]
+    assert [batch.outputs[0].name for batch in batches] == names
+    assert {"1", "7"} < {path.name for path in tmp_path.iterdir()}
+    # What it wrote is input for the next step, with its own tree.
+    plan = _reconstruct(tmp_path, 4).plan()
+    assert [batch.count for batch in plan.batches] == [4, 2, 4, 2]
+    (merged,) = _merged(workload, batches, tmp_path)
+    assert merged.entries == 12
+
+
+def test_two_external_batches_never_share_a_seed(tmp_path):
+    """Section 5: 20 launches, one seed."""
+    command = "bash -c 'echo $1 >> ../seeds; cp ../f $2' bash {seed} {output}"
+    settings = Settings(
+        generate=GenerateSettings(
+            run_number=5,
+            files=20,
+            evnt_dir=str(tmp_path),
+            command=f"{command} {{first_event}} {{max_events}}",
+            tree="",
+        )
     )
-    workload = type(workload)(
-        **{**_fields(workload), "command": workload.command + " --record {output}.{first_event}"}
-    )
-    batches = _run_all_keep(workload, tmp_path)
-    assert [batch.outputs[0].name for batch in batches] == ["5.6.0.EVNT.root", "5.6.1.EVNT.root"]
-    assert len(list(tmp_path.glob("a*/*.EVNT.root.1"))) == 1
-    assert len(list(tmp_path.glob("a*/*.EVNT.root.7"))) == 1
-
-
-def _fields(workload):
-    return {name: getattr(workload, name) for name in workload.__struct_fields__}
-
-
-def _run_all_keep(workload, folder):
-    batches = workload.plan().batches
-    for batch in batches:
-        attempt = folder / f"a{batch.index}"
-        attempt.mkdir()
-        workload.run(batch, attempt)
-    return batches
+    (tmp_path / "f").touch()
+    _run_all(Generate.from_settings(settings), tmp_path)
+    assert len(set((tmp_path / "seeds").read_text().split())) == 20

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uproot
-from invariants import InvariantError, check, secrets, survivors
+from invariants import Content, InvariantError, check, secrets, survivors
 
 EVENTS = 5
 
@@ -126,6 +126,22 @@ def test_the_content_does_not_depend_on_how_it_is_cut(run, tmp_path):
     started = {"type": "started", "attempts": [[0, 1]]}
     write(whole, [header, records[1], batch, started, outcome, done])
     assert check(whole, finished=True).content == check(folder).content
+
+
+def test_files_of_two_formats_with_equal_trees_are_not_mixed(tmp_path):
+    for first in (0, EVENTS, 2 * EVENTS):
+        root_file(tmp_path / f"{first}", first)
+    root_file(tmp_path / "both", 0, 2 * EVENTS)
+
+    def digest(*parts):
+        content = Content()
+        for part in parts:
+            for content.place, name in enumerate(part):
+                content.add_tree(tmp_path / name, "events")
+        return content.digest()
+
+    assert digest(["both", "both"]) == digest(["0", "0"], ["5", "5"])
+    assert digest(["both", "both"]) != digest(["0", "5"], ["5", "0"])
 
 
 def test_i1_pending_after_the_end(run):

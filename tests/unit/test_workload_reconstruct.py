@@ -104,6 +104,12 @@ def test_every_bad_input_is_named(tmp_path):
     assert _ranges(plan) == [("good.EVNT.root", 0, 4)]
 
 
+def test_pool_files_of_production_are_counted_in_their_tree(tmp_path):
+    _root(tmp_path / "EVNT.123._000001.pool.root.1", 3, tree="CollectionTree")
+    plan = _workload(tmp_path, patterns=("EVNT.*",)).plan()
+    assert (plan.problems, len(plan.batches)) == ((), 1)
+
+
 def test_hidden_files_are_not_inputs(tmp_path):
     _root(tmp_path / ".a.EVNT.root.part", 2)
     _root(tmp_path / ".dask-runner" / "a.EVNT.root", 2)
