@@ -3,8 +3,6 @@
 Batch processes import this file through `import_path`, so nothing here may need pytest.
 """
 
-# ruff: noqa: PLC0415, PTH, NPY002, T201  # what a user's code does, not what ours should look like
-
 import ctypes
 import errno
 import os

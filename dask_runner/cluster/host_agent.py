@@ -143,8 +143,23 @@ def _describe(code: int) -> str:
 def _end(code: int) -> None:
     """Kill everything below, remove the private folder, exit."""
     kill_until_empty()
-    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    if _private:
+        shutil.rmtree(_private[0], ignore_errors=True)
     os._exit(code)
+
+
+# The agent's one private folder, once it is made.
+_private: list[str] = []
+
+
+def _private_folder(scratch: str) -> str:
+    """Make the folder for every temporary file of the host's processes: nobody else can plant a
+    module there, and nothing stays behind.
+    """
+    base = scratch or tempfile.gettempdir()
+    Path(base).mkdir(parents=True, exist_ok=True)
+    _private.append(tempfile.mkdtemp(prefix="dask-runner-", dir=base))
+    return _private[0]
 
 
 def main() -> None:
@@ -156,16 +171,12 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         # The terminal's Ctrl-C is the driver's to act on; ours is the end of stdin.
         signal.signal(number, signal.SIG_IGN)
-    # Every temporary file of the host's processes is in one private folder: nobody else can plant
-    # a module there, and nothing stays behind.
-    base = config.scratch or tempfile.gettempdir()
-    Path(base).mkdir(parents=True, exist_ok=True)
-    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="dask-runner-", dir=base)
     if sys.version_info < (3, 12):
         # Python 3.11 waits for children in threads, which outlive the loop and complain.
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
     code = 0
     try:
+        os.environ["TMPDIR"] = _private_folder(config.scratch)
         asyncio.run(Agent(config).run())
     except Exception as error:  # noqa: BLE001  (whatever it is, the driver must hear of it)
         send_event(Event(kind="error", text=f"{type(error).__name__}: {error}"))

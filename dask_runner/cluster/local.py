@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 import msgspec
@@ -40,6 +41,7 @@ class LocalCluster:
         self._closing = False
         self._failure = ""
         self._host = socket.gethostname() or "localhost"
+        self._reader: threading.Thread | None = None
 
     @property
     def hosts(self) -> Mapping[str, int]:
@@ -70,9 +72,12 @@ class LocalCluster:
             credentials=self._credentials,
         )
         assert self._agent.stdin is not None
-        self._agent.stdin.write(encode_message(config))
-        self._agent.stdin.flush()
-        threading.Thread(target=self._read, args=(nonce,), name="agent", daemon=True).start()
+        # If it is dead already, the reader learns that from its stdout.
+        with suppress(BrokenPipeError):
+            self._agent.stdin.write(encode_message(config))
+            self._agent.stdin.flush()
+        self._reader = threading.Thread(target=self._read, args=(nonce,), name="agent", daemon=True)
+        self._reader.start()
         if not self._ready.wait(_START_TIMEOUT) or self._failure:
             reason = self._failure or f"not ready after {_START_TIMEOUT:.0f} s"
             self.__exit__()
@@ -86,13 +91,19 @@ class LocalCluster:
         if agent is None:
             return
         assert agent.stdin is not None
-        agent.stdin.close()
+        with suppress(BrokenPipeError):
+            agent.stdin.close()
         try:
             agent.wait(_END_TIMEOUT)
         except subprocess.TimeoutExpired:
             _log.warning("the cluster's agent %d had to be killed", agent.pid)
             agent.kill()
             agent.wait()
+        if self._reader is not None:
+            # The pipe ends with the agent and all that it started.
+            self._reader.join(_END_TIMEOUT)
+        if agent.stdout is not None:
+            agent.stdout.close()
 
     def client(self) -> Any:
         from distributed import Client  # noqa: PLC0415  (0.4 s: not before a cluster is wanted)

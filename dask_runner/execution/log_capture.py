@@ -53,7 +53,7 @@ class BatchLog:
 
     def head(self, text: bytes) -> None:
         """Write what does not count for the cap, nor for the tail."""
-        self._put(text)
+        self._put(text, ours=True)
 
     def write(self, data: bytes) -> None:
         self._recent = data[-TAIL:] if len(data) >= TAIL else (self._recent + data)[-TAIL:]
@@ -80,7 +80,7 @@ class BatchLog:
             self._late_size -= over
             self._dropped += over
         if self._dropped:
-            self._put(b"\n[dask-runner: %d bytes dropped here]\n" % self._dropped)
+            self._put(b"\n[dask-runner: %d bytes dropped here]\n" % self._dropped, ours=True)
         late, self._late = b"".join(self._late), deque()
         self._late_size = 0
         self._put(late)
@@ -88,14 +88,14 @@ class BatchLog:
             path=self._name, offset=self._offset, length=self._length, dropped=self._dropped
         )
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes, *, ours: bool = False) -> None:
         """Write as much as the disk takes: a full disk must not stop the batch's supervisor."""
         view = memoryview(data)
         while view:
             try:
                 count = os.write(self._descriptor, view)
             except OSError:
-                self._dropped += len(view)
+                self._dropped += 0 if ours else len(view)
                 return
             self._length += count
             view = view[count:]

@@ -99,7 +99,7 @@ def _set_environment(group: Group, seat: Seat) -> None:
 
 def _text_stream(descriptor: int) -> TextIO:
     """Anew, because the zygote's streams may be of files, where these are of a pipe."""
-    return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
 class _Batches:

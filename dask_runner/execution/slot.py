@@ -79,6 +79,7 @@ class _Slot:
         self._wakeup = wakeup
         self._idle_io: bool | None = None
         self._user = getpass.getuser()
+        self._scratch: tuple[str, Path | None] = ("", None)
 
     def serve(self) -> None:
         while (received := self._channel.receive()) is not None:
@@ -100,8 +101,7 @@ class _Slot:
                 self._set_io_priority(group.limits.idle_io)
                 immortal = self._work(group, ledger, scratch, nonce)
             finally:
-                remove_tree(scratch)
-                (self._settings.scratch / scratch.name).unlink(missing_ok=True)
+                self._clean(scratch)
         progress = PROGRESS.pack(ledger.settled, ledger.current)
         self._channel.send(END, progress + encode_outcomes(ledger.rest()))
         if immortal:
@@ -175,9 +175,29 @@ class _Slot:
         return received[0] == CANCEL
 
     def _make_scratch(self, group: Group) -> Path:
-        """A fresh private folder, in the slot's own folder or linked from there: if the slot dies,
+        """An empty private folder, in the slot's own folder or linked from there: if the slot dies,
         that is where the zygote or the worker finds it.
         """
+        base, folder = self._scratch
+        if folder is not None and base == group.limits.scratch and folder.is_dir():
+            return folder
+        folder = self._new_scratch(group)
+        self._scratch = (group.limits.scratch, folder)
+        return folder
+
+    def _clean(self, scratch: Path) -> None:
+        """An empty folder is kept for the next batch: making one costs as much as a small batch."""
+        try:
+            as_new = stat.S_IMODE(scratch.stat().st_mode) == stat.S_IRWXU
+            reusable = as_new and not any(scratch.iterdir())
+        except OSError:
+            reusable = False
+        if not reusable:
+            remove_tree(scratch)
+            (self._settings.scratch / scratch.name).unlink(missing_ok=True)
+            self._scratch = ("", None)
+
+    def _new_scratch(self, group: Group) -> Path:
         own = self._settings.scratch
         own.mkdir(mode=0o700, exist_ok=True)
         if not group.limits.scratch:

@@ -5,7 +5,7 @@ The fault is one of: missing, not readable, not a ROOT file, truncated, damaged,
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,15 @@ def tree_in(file: Any, path: Path, name: str) -> Any:
     except uproot.KeyInFileError:
         kind = ""
     if kind != "TTree" and "RNTuple" not in kind:
-        trees = ", ".join(tree_names(file)) or "none"
-        raise BadInputError(f"{path}: has no tree {name!r} (its trees: {trees})")
+        raise no_tree(path, name, tree_names(file))
     return file[name]
+
+
+def no_tree(path: Path, name: str, trees: Iterable[str]) -> BadInputError:
+    """The error for a tree that is not there."""
+    return BadInputError(
+        f"{path}: has no tree {name!r} (its trees: {', '.join(trees) or 'none'})"
+    )
 
 
 def tree_names(file: Any) -> list[str]:

@@ -5,9 +5,11 @@ all bytes of a file are verified in one pass. ROOT and uproot see an ordinary TO
 others, and files that ROOT has put together anew, have no index and are read by uproot.
 """
 
+import itertools
 import os
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,20 +120,24 @@ def _crc_of(file: BinaryIO, length: int) -> str:
     return f"{crc:08x}"
 
 
-def read_table(
-    file: BinaryIO, index: Index, tree: str, path: Path, first: int, stop: int
+def read_tables(
+    file: BinaryIO, tree: TreeIndex, path: Path, first: int, stop: int
 ) -> list[Table]:
     """The tables of the clusters that hold the entries [first, stop), cut to that range."""
-    known = index.trees[tree]
     tables = []
     begin = 0
-    for cluster in known.clusters:
+    for cluster in tree.clusters:
         if begin < stop and cluster.end > first:
-            table = _cluster(file, cluster, known.branches, cluster.end - begin, path)
+            table = _cluster(file, cluster, tree.branches, cluster.end - begin, path)
             lo, hi = max(first - begin, 0), min(stop, cluster.end) - begin
             tables.append(table if (lo, hi) == (0, table.entries) else table.slice(lo, hi))
         begin = cluster.end
     return tables
+
+
+def empty_table(tree: TreeIndex) -> Table:
+    """A table without entries, with the columns of the tree."""
+    return _table(tree.branches, 0, lambda branch, _: np.empty(0, branch.type))
 
 
 def _cluster(
@@ -142,26 +148,34 @@ def _cluster(
     if zlib.crc32(data) != cluster.crc:
         raise _damaged(path, f"the data before entry {cluster.end} is not as it was written")
     view = memoryview(data)
-    columns: dict[str, Column] = {}
-    counts: dict[str, Column] = {}
-    groups: dict[str, dict[str, Column]] = {}
-    position = 0
-    for branch, size in zip(branches, cluster.sizes, strict=True):
-        record = view[position : position + size]
-        position += size
-        if branch.counts:
-            counts[branch.name] = _values(record, branch, entries)
-            groups[branch.name] = {}
-        elif branch.counter:
-            items = int(counts[branch.counter].sum())
-            name = branch.name.removeprefix(f"{branch.counter[1:]}_")
-            groups[branch.counter][name] = _values(record, branch, items)
-        else:
-            columns[branch.name] = _values(record, branch, entries)
-    jagged = {
-        counter[1:]: Jagged(offsets=offsets_of(counts[counter]), columns=group)
-        for counter, group in groups.items()
+    ends = itertools.accumulate(cluster.sizes)
+    records = {
+        branch.name: view[end - size : end]
+        for branch, size, end in zip(branches, cluster.sizes, ends, strict=True)
     }
+    return _table(
+        branches, entries, lambda branch, items: _values(records[branch.name], branch, items)
+    )
+
+
+def _table(
+    branches: list[layout.Branch],
+    entries: int,
+    values: Callable[[layout.Branch, int], Column],
+) -> Table:
+    columns: dict[str, Column] = {}
+    groups: dict[str, Jagged] = {}
+    for branch in branches:
+        if branch.counts:
+            offsets = offsets_of(values(branch, entries))
+            groups[branch.name] = Jagged(offsets=offsets, columns={})
+        elif branch.counter:
+            group = groups[branch.counter]
+            name = branch.name.removeprefix(f"{branch.counter[1:]}_")
+            group.columns[name] = values(branch, int(group.offsets[-1]))
+        else:
+            columns[branch.name] = values(branch, entries)
+    jagged = {counter[1:]: group for counter, group in groups.items()}
     return Table(entries=entries, columns=columns, jagged=jagged)
 
 

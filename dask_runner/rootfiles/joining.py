@@ -11,11 +11,11 @@ from typing import Any
 import awkward as ak
 
 from dask_runner.errors import BadInputError
-from dask_runner.rootfiles import histograms
+from dask_runner.rootfiles import histograms, index, layout
 from dask_runner.rootfiles.boundary import opened, tree_names
-from dask_runner.rootfiles.reading import METADATA, chunks_of
+from dask_runner.rootfiles.reading import Indexed, chunks_of, indexed, is_ours
 from dask_runner.rootfiles.reproducible import recreate
-from dask_runner.rootfiles.writing import COMPRESSION
+from dask_runner.rootfiles.writing import COMPRESSION, Writer
 
 # Entries that are collected before they are written: small parts would make tiny baskets.
 _BASKET = 1000
@@ -29,6 +29,39 @@ def concatenate(parts: Sequence[Path], target: Path, metadata: Mapping[str, Any]
     """
     if not parts:
         raise BadInputError(f"{target}: nothing to join")
+    if all(is_ours(part) for part in parts):
+        return _join_ours(parts, target, metadata)
+    return _join_any(parts, target, metadata)
+
+
+def _join_ours(parts: Sequence[Path], target: Path, metadata: Mapping[str, Any]) -> dict[str, int]:
+    trees: dict[str, index.TreeIndex] = {}
+    with Writer(target, basket=_BASKET) as writer:
+        for part in parts:
+            with indexed(part) as ours:
+                assert ours is not None
+                if trees.keys() != ours.index.trees.keys() and part != parts[0]:
+                    raise BadInputError(f"{part}: has other trees than {parts[0]}")
+                trees = ours.index.trees
+                for name, tree in trees.items():
+                    _append(writer, ours, name, tree)
+        writer.metadata = dict(metadata)
+        return {name: writer.entries(name) for name in trees}
+
+
+def _append(writer: Writer, ours: Indexed, name: str, tree: index.TreeIndex) -> None:
+    begin = 0
+    try:
+        writer.append(name, index.empty_table(tree))
+        for cluster in tree.clusters:
+            for table in ours.tables(name, begin, cluster.end):
+                writer.append(name, table)
+            begin = cluster.end
+    except ValueError as error:
+        raise BadInputError(f"{ours.path}: {error}") from error
+
+
+def _join_any(parts: Sequence[Path], target: Path, metadata: Mapping[str, Any]) -> dict[str, int]:
     names = _Contents.of(parts[0])
     for part in parts[1:]:
         names.compare(_Contents.of(part))
@@ -38,7 +71,7 @@ def concatenate(parts: Sequence[Path], target: Path, metadata: Mapping[str, Any]
             entries[tree] = _join_tree(parts, file, tree)
         for name in names.histograms:
             file[name] = _sum(parts, name)
-        file[METADATA] = json.dumps(dict(metadata), sort_keys=True)
+        file[layout.METADATA] = json.dumps(dict(metadata), sort_keys=True)
     return entries
 
 
@@ -49,7 +82,7 @@ class _Contents:
         self.path = path
         self.trees = trees
         self.histograms = sorted(n for n, kind in classes.items() if histograms.supports(kind))
-        known = {*self.trees, *self.histograms, METADATA}
+        known = {*self.trees, *self.histograms, layout.METADATA, index.NAME}
         for name, kind in classes.items():
             if name not in known and not kind.startswith("TDirectory"):
                 raise BadInputError(

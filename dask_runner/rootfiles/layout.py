@@ -25,6 +25,8 @@ _LONG = 255
 _ROOT_FREE = 2_000_000_000
 # Class, name and title of the file itself; the name marks the files that `writing` made.
 STAMP = b"made-by-dask-runner"
+# The TObjString with JSON that says what the file is.
+METADATA = "metadata"
 
 _KEY = struct.Struct(">ihiIhhqq")
 _SMALL_KEY = struct.Struct(">ihiIhhii")

@@ -1,24 +1,63 @@
-"""Reading trees: entry counts, ranges of entries, metadata, and reading everything as a check."""
+"""Reading trees: entry counts, ranges of entries, metadata, and reading everything as a check.
+
+Our own files are read by their index; all others by uproot.
+"""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import awkward as ak
 import numpy as np
+from msgspec import Struct
 
 from dask_runner.errors import BadInputError
-from dask_runner.rootfiles.boundary import opened, tree_in, tree_names
-from dask_runner.rootfiles.tables import Column, Jagged, Table, offsets_of
+from dask_runner.rootfiles import index, layout
+from dask_runner.rootfiles.boundary import no_tree, opened, translated, tree_in, tree_names
+from dask_runner.rootfiles.index import Index, TreeIndex
+from dask_runner.rootfiles.tables import Column, Jagged, Table, concatenated, offsets_of
 
-METADATA = "metadata"
 # How much is decompressed at once when a whole file is read.
 CHUNK_BYTES = 16_000_000
 
 
+class Indexed(Struct, frozen=True, kw_only=True):
+    """An open file of ours."""
+
+    path: Path
+    file: BinaryIO
+    index: Index
+
+    def tree(self, name: str) -> TreeIndex:
+        if name not in self.index.trees:
+            raise no_tree(self.path, name, self.index.trees)
+        return self.index.trees[name]
+
+    def tables(self, name: str, first: int, stop: int) -> list[Table]:
+        return index.read_tables(self.file, self.tree(name), self.path, first, stop)
+
+
+@contextmanager
+def indexed(path: Path) -> Iterator[Indexed | None]:
+    """The open file, or None if it is not one of ours."""
+    with translated(path), path.open("rb") as file:
+        found = index.load(file, path)
+        yield None if found is None else Indexed(path=path, file=file, index=found)
+
+
+def is_ours(path: Path) -> bool:
+    """True if the file has our index."""
+    with indexed(path) as ours:
+        return ours is not None
+
+
 def count_entries(path: Path, tree: str) -> int:
-    """The number of entries that the tree's header gives. Reads no data."""
+    """The number of entries that the file's own books give. Reads no data."""
+    with indexed(path) as ours:
+        if ours is not None:
+            return ours.tree(tree).entries
     with opened(path) as file:
         return int(tree_in(file, path, tree).num_entries)
 
@@ -26,20 +65,22 @@ def count_entries(path: Path, tree: str) -> int:
 def validate(path: Path, tree: str = "") -> int:
     """Read all data of all trees; return the number of entries of `tree` (0 if none is named).
 
-    A truncated file, and in ZLIB files every flipped bit of the data, is a BadInputError.
+    A truncated file, every flipped bit of a file of ours and every flipped bit of compressed data
+    in other ZLIB files is a BadInputError.
     """
+    with indexed(path) as ours:
+        if ours is not None:
+            index.verify(ours.file, ours.index, path)
+            return ours.tree(tree).entries if tree else 0
     with opened(path) as file:
         if tree:
             tree_in(file, path, tree)
         entries = {name: _read_through(file[name], path, name) for name in tree_names(file)}
-        _ = metadata_in(file)
     return entries[tree] if tree else 0
 
 
 def _read_through(node: Any, path: Path, name: str) -> int:
-    read = 0
-    for chunk in chunks_of(node):
-        read += len(chunk)
+    read = sum(len(chunk) for chunk in chunks_of(node))
     if read != node.num_entries:
         raise BadInputError(
             f"{path}: damaged: tree {name!r} has {node.num_entries} entries, "
@@ -66,46 +107,48 @@ def read(
 
     `columns` restricts it to some columns of one value per entry.
     """
+    with indexed(path) as ours:
+        if ours is not None:
+            return _from_index(ours, tree, first, count, columns)
     with opened(path) as file:
-        return _read(file, path, tree, first, count, columns)
+        node = tree_in(file, path, tree)
+        stop = _stop(path, int(node.num_entries), first, count)
+        return _from_uproot(node, first, stop, columns)
 
 
 def read_with_metadata(
     path: Path, tree: str, *, first: int = 0, count: int | None = None
 ) -> tuple[Table, dict[str, Any]]:
-    """As `read`, with the file's metadata, in one opening."""
-    with opened(path) as file:
-        return _read(file, path, tree, first, count, None), metadata_in(file)
+    """As `read`, with the file's metadata."""
+    return read(path, tree, first=first, count=count), read_metadata(path)
 
 
-def _read(
-    file: Any,
-    path: Path,
-    tree: str,
-    first: int,
-    count: int | None,
-    wanted: Collection[str] | None,
+def _from_index(
+    ours: Indexed, tree: str, first: int, count: int | None, columns: Collection[str] | None
 ) -> Table:
-    node = tree_in(file, path, tree)
-    entries = int(node.num_entries)
+    stop = _stop(ours.path, ours.tree(tree).entries, first, count)
+    tables = ours.tables(tree, first, stop)
+    if not tables:
+        tables = [index.empty_table(ours.tree(tree))]
+    whole = concatenated(tables)
+    if columns is None:
+        return whole
+    return Table(entries=whole.entries, columns={name: whole[name] for name in columns})
+
+
+def _stop(path: Path, entries: int, first: int, count: int | None) -> int:
     stop = entries if count is None else first + count
     if not 0 <= first <= stop <= entries:
         raise BadInputError(f"{path}: has no entries {first} to {stop - 1}, only {entries}")
-    if wanted is not None:
-        found = {
-            name: np.asarray(node[name].array(entry_start=first, entry_stop=stop))
-            for name in wanted
-        }
-        return Table(entries=stop - first, columns=found)
-    return _table(node, first, stop)
+    return stop
 
 
-def _table(node: Any, first: int, stop: int) -> Table:
+def _from_uproot(node: Any, first: int, stop: int, wanted: Collection[str] | None) -> Table:
     columns: dict[str, Column] = {}
     groups: dict[str, dict[str, Any]] = {}
     counters = {b.count_branch.name for b in node.branches if b.count_branch is not None}
     for branch in node.branches:
-        if branch.name in counters:
+        if branch.name in counters or (wanted is not None and branch.name not in wanted):
             continue
         array = branch.array(entry_start=first, entry_stop=stop)
         if branch.count_branch is None:
@@ -135,12 +178,11 @@ def as_awkward(paths: Sequence[Path], tree: str) -> ak.Array:
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata that this package wrote into the file; empty if there is none."""
+    with indexed(path) as ours:
+        if ours is not None:
+            return ours.index.metadata
     with opened(path) as file:
-        return metadata_in(file)
-
-
-def metadata_in(file: Any) -> dict[str, Any]:
-    if METADATA not in file.keys(recursive=False, cycle=False):
-        return {}
-    found = json.loads(str(file[METADATA]))
-    return found if isinstance(found, dict) else {}
+        if layout.METADATA not in file.keys(recursive=False, cycle=False):
+            return {}
+        found = json.loads(str(file[layout.METADATA]))
+        return found if isinstance(found, dict) else {}

@@ -21,7 +21,6 @@ import uproot
 from msgspec import Struct
 
 from dask_runner.rootfiles import index, layout
-from dask_runner.rootfiles.reading import METADATA
 from dask_runner.rootfiles.tables import Column, Table, concatenated
 
 COMPRESSION = uproot.ZLIB(1)
@@ -57,7 +56,7 @@ class Writer:
         self._places = _Places(info=(len(front), len(streamers)))
         self._crc = 0
         self._position = len(front)
-        self._file = path.open("xb")
+        self._file = path.open("wb")
         self._file.write(front)
         self._put(streamers)
 
@@ -108,7 +107,7 @@ class Writer:
             self._flush(tree, least=1)
             self._record(layout.Key(kind="TTree", name=tree.name), tree.packed())
         text = json.dumps(self.metadata, sort_keys=True).encode()
-        self._record(_string_key(METADATA), layout.string_object(text))
+        self._record(_string_key(layout.METADATA), layout.string_object(text))
         contents = index.Index(
             version=_FORMAT,
             trees={tree.name: tree.index for tree in self._trees.values()},
@@ -276,7 +275,7 @@ def _streamers(position: int) -> bytes:
     with uproot.recreate(target) as file:
         tree = file.mktree("t", {name: np.dtype(name) for name in layout.TYPES})
         tree.extend({name: np.zeros(1, name) for name in layout.TYPES})
-        file[METADATA] = ""
+        file[layout.METADATA] = ""
         data = target.getvalue()
     with uproot.open(io.BytesIO(data)) as file:
         seek = file.file.fSeekInfo

@@ -138,10 +138,8 @@ def spelled(code: int) -> str:
 
 
 def _why(scan: LogScan, report: JobReport | None) -> str:
-    reasons = [report.exitMsg] if report is not None and report.exitMsg not in {None, "", "OK"} else []
-    if scan.first:
-        reasons.append(scan.first)
-    return "".join(f": {reason}" for reason in reasons)
+    said = [report.exitMsg if report is not None else None, scan.first]
+    return "".join(f": {text}" for text in said if text and text != "OK")
 
 
 def _judge_log(name: str, scan: LogScan) -> None:

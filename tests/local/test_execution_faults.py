@@ -121,9 +121,7 @@ def test_memory_of_a_forked_tree_is_limited(rig):
 
 
 def test_memory_that_is_shared_counts_once(rig):
-    outcome = rig.one(
-        act("shares", megabytes=100, processes=4, seconds=1.2), memory=250_000_000
-    )
+    outcome = rig.one(act("shares", megabytes=100, processes=4, seconds=1.2), memory=250_000_000)
     assert outcome.status is OutcomeStatus.DONE
 
 

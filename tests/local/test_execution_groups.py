@@ -1,5 +1,6 @@
 """Groups: blame when their process dies, boundaries of logs, streams, folders, isolation."""
 
+import itertools
 import json
 import signal
 import stat
@@ -67,7 +68,7 @@ def test_boundaries_in_a_group_log_are_exact(rig):
     paths = {outcome.log.path for outcome in outcomes if outcome.log}
     assert paths == {f"groups/000000.{outcomes[0].attempt}.log"}
     ends = [(one.log.offset, one.log.length) for one in outcomes if one.log]
-    assert all(a[0] + a[1] == b[0] for a, b in zip(ends, ends[1:], strict=False))
+    assert all(a[0] + a[1] == b[0] for a, b in itertools.pairwise(ends))
 
 
 def test_a_silent_batch_that_fails_has_a_log_that_says_so(rig):
@@ -93,13 +94,13 @@ def test_outcomes_stream_while_the_group_runs(rig, tmp_path):
     seen = []
 
     def stream(data):
-        from dask_runner.execution.task import decode_outcomes  # noqa: PLC0415
+        from dask_runner.execution.task import decode_outcomes
 
         seen.extend(decode_outcomes(data))
         if len(seen) == 2:
             go.touch()
 
-    from dask_runner.execution.task import decode_outcomes, encode_group  # noqa: PLC0415
+    from dask_runner.execution.task import decode_outcomes, encode_group
 
     rest = decode_outcomes(rig.pool.run(encode_group(group), stream))
     assert [outcome.batch for outcome in seen + rest] == [0, 1, 2, 3]
@@ -205,7 +206,9 @@ def test_a_waiting_group_can_be_cancelled(rig, tmp_path):
 
 def test_modules_that_start_threads_are_not_preloaded(tmp_path, caplog):
     module = tmp_path / "threads_at_import.py"
-    module.write_text("import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n")
+    module.write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    )
     pool = new_pool(
         tmp_path / "scratch", preload=("threads_at_import",), import_path=(str(tmp_path), FOLDER)
     )

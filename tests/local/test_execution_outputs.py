@@ -97,9 +97,7 @@ def test_a_good_root_file(rig, good_root):
      (102, 0.98, True), (103, 0.98, False), (200, 0.5, True), (201, 0.5, False)],
 )  # fmt: skip
 def test_entries_within_the_acceptance(rig, good_root, entries, acceptance, fine):
-    planned = PlannedOutput(
-        name="out.root", tree="events", entries=entries, acceptance=acceptance
-    )
+    planned = PlannedOutput(name="out.root", tree="events", entries=entries, acceptance=acceptance)
     outcome = rig.one(act("copies", planned, path=str(good_root), name="out.root"))
     assert outcome.status is (OutcomeStatus.DONE if fine else OutcomeStatus.FAILED)
     if not fine:
@@ -158,7 +156,7 @@ def test_a_validation_that_dies_is_a_failure_of_its_batch(tmp_path, body, limits
         "    return 100\n"
         "rootfiles.validate = validate\n"
     )
-    from workloads_for_tests import FOLDER  # noqa: PLC0415
+    from workloads_for_tests import FOLDER
 
     pool = new_pool(
         tmp_path / "scratch", preload=("spoilt_reader",), import_path=(str(tmp_path), FOLDER)
@@ -182,9 +180,7 @@ def test_a_validation_that_dies_is_a_failure_of_its_batch(tmp_path, body, limits
 def small_disk(tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", folder], check=True
-    )
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", folder], check=True)
     yield folder
     subprocess.run(["umount", folder], check=True)
 

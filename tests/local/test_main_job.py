@@ -171,13 +171,18 @@ def test_row_24_a_lost_output_is_found_and_just_that_batch_is_done_again(job, sa
 
 
 def test_row_26_hostile_names_of_folders_and_files(job, sample):
-    hostile = job.folder / "it's a $(touch pwned) \"dir\"\n;"
+    hostile = job.folder / 'it\'s a $(touch pwned) "dir"\n;'
     (job.folder / "evnt").rename(hostile)
     file = hostile / "304795.40.0.EVNT.root"
     file.rename(hostile / "a b'c$(touch pwned2)&.EVNT.root")
     job.run("run", "-b", "40", "--evnt-dir", str(hostile), "-q")
     assert job.check(finished=True).events_done == EVENTS
-    for command in (["show", "last"], ["show", "last", "0"], ["logs", "last", "0"], ["verify", "last"]):
+    for command in (
+        ["show", "last"],
+        ["show", "last", "0"],
+        ["logs", "last", "0"],
+        ["verify", "last"],
+    ):
         job.run(*command)
     assert not list(job.folder.rglob("pwned*"))
 
@@ -229,7 +234,18 @@ def test_clean_keeps_manifest_and_outputs_unless_told(job):
 
 
 def test_extended_samples_continue_the_event_numbers(job):
-    words = ["generate", "-n", "1", "-b", "40", "--run-number", "304795", "--evnt-dir", "evnt", "-q"]
+    words = [
+        "generate",
+        "-n",
+        "1",
+        "-b",
+        "40",
+        "--run-number",
+        "304795",
+        "--evnt-dir",
+        "evnt",
+        "-q",
+    ]
     refused = job.run(*words, expect=None)
     assert refused.returncode in {2, 4}
     assert "--extend" in refused.stderr

@@ -45,9 +45,7 @@ OUTPUTS = st.lists(
 
 
 @given(outputs=OUTPUTS, sizes=st.lists(st.integers(1, 25), min_size=1), own=st.booleans())
-def test_each_batch_gets_its_bytes_however_the_stream_is_cut(
-    tmp_path_factory, outputs, sizes, own
-):
+def test_each_batch_gets_its_bytes_however_the_stream_is_cut(tmp_path_factory, outputs, sizes, own):
     folder = tmp_path_factory.mktemp("logs")
     stream = b"".join(mark(NONCE, k, own=own) + data for k, data in enumerate(outputs))
     logs = new_logs(folder)
