@@ -212,7 +212,8 @@ def _refuse_both(settings: GenerateSettings) -> None:
 def _seed_notes(run_number: int) -> tuple[str, ...]:
     if seeds.own_block(run_number):
         return ()
-    return (
+    note = (
         f"run number {run_number} is not in the table: it shares its random seeds with numbers "
-        f"that differ by a multiple of {seeds.OTHER_SLOTS}",
+        f"that differ by a multiple of {seeds.OTHER_SLOTS}"
     )
+    return (note,)

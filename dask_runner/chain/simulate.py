@@ -35,6 +35,9 @@ TRACK_RADIUS = 300.0
 TRACK_ETA = 2.5
 TRACK_PT = 0.1
 
+# x, y and z of all particles, in m.
+Place = tuple[Reals, Reals, Reals]
+
 _POSITIVE = (-11, -13, -15, 211, 321, 2212, 3222, -3112, -3312, -3334)
 
 
@@ -70,7 +73,7 @@ class _Position(Struct, frozen=True, kw_only=True):
         depth = _depth(r, np.abs(z), geometry)
         outside = np.maximum(r / geometry.hcal_outer_radius, np.abs(z) / geometry.hcal_outer_z)
         inner = (r < geometry.ecal_inner_radius) & (np.abs(z) < geometry.ecal_inner_z)
-        moved = _at_face(particles, x, y, z, inner, geometry)
+        moved = _at_face(particles, (x, y, z), inner, geometry)
         _, eta, phi = kinematics.pt_eta_phi(*moved)
         return cls(eta=eta, phi=phi, depth=depth, seen=outside < 1.0)
 
@@ -84,16 +87,14 @@ def _depth(r: Reals, z: Reals, geometry: Geometry) -> Reals:
     return depth
 
 
-def _at_face(
-    particles: Jagged, x: Reals, y: Reals, z: Reals, inner: NDArray[np.bool_], geometry: Geometry
-) -> tuple[Reals, Reals, Reals]:
+def _at_face(particles: Jagged, born: Place, inner: NDArray[np.bool_], geometry: Geometry) -> Place:
     """The places at the inner face of the calorimeter, for those born inside of it."""
-    out = (x.copy(), y.copy(), z.copy())
+    out = (born[0].copy(), born[1].copy(), born[2].copy())
     charge = charges(particles["id"])
     for charged in (False, True):
         chosen = np.flatnonzero(inner & ((charge != 0) == charged))
         momentum = [particles[name][chosen].astype(np.float64) for name in ("px", "py", "pz")]
-        start = (x[chosen], y[chosen], z[chosen])
+        start = (born[0][chosen], born[1][chosen], born[2][chosen])
         pt = np.maximum(np.sqrt(momentum[0] ** 2 + momentum[1] ** 2), _STRAIGHT)
         if charged:
             curvature = -charge[chosen] * _BENDING * geometry.field / pt
@@ -105,9 +106,7 @@ def _at_face(
     return out
 
 
-def _line(
-    start: tuple[Reals, Reals, Reals], momentum: list[Reals], pt: Reals, geometry: Geometry
-) -> tuple[Reals, Reals, Reals]:
+def _line(start: Place, momentum: list[Reals], pt: Reals, geometry: Geometry) -> Place:
     x, y, z = start
     ux, uy = momentum[0] / pt, momentum[1] / pt
     along = x * ux + y * uy
@@ -118,12 +117,12 @@ def _line(
 
 
 def _helix(
-    start: tuple[Reals, Reals, Reals],
+    start: Place,
     momentum: list[Reals],
     pt: Reals,
     curvature: Reals,
     geometry: Geometry,
-) -> tuple[Reals, Reals, Reals]:
+) -> Place:
     """Along x(s) = cx + sin(phi0 + k s) / k, y(s) = cy - cos(phi0 + k s) / k."""
     x, y, z = start
     phi0 = np.arctan2(momentum[1], momentum[0])

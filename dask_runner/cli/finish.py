@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,7 @@ from dask_runner import run_folder
 from dask_runner.cli import options
 from dask_runner.cli.console import err, escape, out, print_json
 from dask_runner.errors import EXIT_DONE, EXIT_FAILED_BATCHES, UsageError
+from dask_runner.execution.process_tree import flush_c_streams
 
 if TYPE_CHECKING:
     from dask_runner.manifest import RunState
@@ -104,12 +107,27 @@ def replay(
     from dask_runner.replaying import replay_batch
 
     state = _state(timestamp, runs, settings)
-    result = replay_batch(state, batch, folder=folder, pdb=pdb)
+    with _words_to_stderr():
+        result = replay_batch(state, batch, folder=folder, pdb=pdb)
     if json:
         print_json(result)
     else:
         out.print(escape(result.describe()))
     raise typer.Exit(EXIT_DONE if result.good else EXIT_FAILED_BATCHES)
+
+
+@contextmanager
+def _words_to_stderr() -> Iterator[None]:
+    """What the batch says is talk, also what its C++ parts say: stdout is for the result."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        flush_c_streams()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def clean(

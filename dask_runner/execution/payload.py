@@ -49,8 +49,12 @@ def run_batches(group: Group, seat: Seat) -> None:
 
 
 def isolate(limits: Limits, *, log: int, keep: tuple[int, ...], parent: int) -> None:
-    """Cut this process off from the slot: session, descriptors, signals, priority, limits."""
-    os.setsid()
+    """Cut this process off from the slot: process group, descriptors, signals, priority, limits.
+
+    The session is the slot's, which has no terminal: a new one costs 1 ms, because the kernel
+    makes a scheduling group for it, which moreover would undo the niceness (see `Slot`).
+    """
+    os.setpgid(0, 0)
     process_tree.die_with_parent(parent)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -5,6 +5,7 @@ that the worker is gone: it kills what runs and ends. It never runs or reads for
 itself: that happens in processes that it forks and supervises.
 """
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -29,7 +30,7 @@ from dask_runner.execution.ledger import Ledger
 from dask_runner.execution.payload import Seat
 from dask_runner.execution.process_tree import Usage
 from dask_runner.execution.supervisor import Control, Ending, Supervisor, WorkerGoneError
-from dask_runner.execution.task import Group, decode_group, encode_outcomes
+from dask_runner.execution.task import Group, Limits, decode_group, encode_outcomes
 from dask_runner.execution.wire import Channel
 from dask_runner.files import text_to_path
 
@@ -77,7 +78,7 @@ class _Slot:
         self._channel = channel
         self._settings = settings
         self._wakeup = wakeup
-        self._idle_io: bool | None = None
+        self._priority: tuple[int, bool] | None = None
         self._user = getpass.getuser()
         self._scratch: tuple[str, Path | None] = ("", None)
 
@@ -98,7 +99,7 @@ class _Slot:
             ledger.end(_cause_of_scratch(error), Usage())
         else:
             try:
-                self._set_io_priority(group.limits.idle_io)
+                self._set_priority(group.limits)
                 immortal = self._work(group, ledger, scratch, nonce)
             finally:
                 self._clean(scratch)
@@ -207,14 +208,21 @@ class _Slot:
         (own / folder.name).symlink_to(folder)
         return folder
 
-    def _set_io_priority(self, idle: bool) -> None:
-        """Inherited by what is forked. Here, because unlike niceness it can be taken back."""
-        if idle != self._idle_io:
-            import psutil  # noqa: PLC0415  # only needed once
+    def _set_priority(self, limits: Limits) -> None:
+        """What is inherited and can be taken back, unlike the niceness of a process.
 
-            kind = psutil.IOPRIO_CLASS_IDLE if idle else psutil.IOPRIO_CLASS_NONE
-            psutil.Process().ionice(kind)
-            self._idle_io = idle
+        Where the kernel groups sessions for fairness (CONFIG_SCHED_AUTOGROUP, on most desktops), a
+        nice process is nice only to its own session: to the others, the session must be.
+        """
+        if (limits.nice, limits.idle_io) == self._priority:
+            return
+        import psutil  # noqa: PLC0415  # only needed once
+
+        kind = psutil.IOPRIO_CLASS_IDLE if limits.idle_io else psutil.IOPRIO_CLASS_NONE
+        psutil.Process().ionice(kind)
+        with contextlib.suppress(OSError):  # no such kernel, or not allowed to be less nice again
+            Path("/proc/self/autogroup").write_text(str(limits.nice))
+        self._priority = (limits.nice, limits.idle_io)
 
 
 class _Stream:

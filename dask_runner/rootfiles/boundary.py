@@ -90,9 +90,7 @@ def tree_in(file: Any, path: Path, name: str) -> Any:
 
 def no_tree(path: Path, name: str, trees: Iterable[str]) -> BadInputError:
     """The error for a tree that is not there."""
-    return BadInputError(
-        f"{path}: has no tree {name!r} (its trees: {', '.join(trees) or 'none'})"
-    )
+    return BadInputError(f"{path}: has no tree {name!r} (its trees: {', '.join(trees) or 'none'})")
 
 
 def tree_names(file: Any) -> list[str]:

@@ -71,10 +71,16 @@ class Index(Struct, kw_only=True):
 
 
 def encode(index: Index, at: int) -> bytes:
-    """The index as JSON that ends in its own place and checksum."""
+    """The index as JSON that ends in its own place and a checksum, which `sealed` fills in."""
     fields = {name: getattr(index, name) for name in _FIELDS}
-    body = msgspec.json.encode(fields)[:-1] + b',"at":%015d' % at
-    return body + b',"crc":"%08x"}' % zlib.crc32(body)
+    body = msgspec.json.encode(fields)[:-1]
+    return body + b',"at":%015d,"crc":"00000000"}' % at
+
+
+def sealed(record: bytes) -> bytes:
+    """The whole record of the index with the checksum of all of it in its end."""
+    covered = record[:-_CRC_LENGTH]
+    return covered + b',"crc":"%08x"}' % zlib.crc32(covered)
 
 
 def load(file: BinaryIO, path: Path) -> Index | None:
@@ -92,10 +98,10 @@ def load(file: BinaryIO, path: Path) -> Index | None:
         return None
     file.seek(int(found.group(1)))
     record = file.read()
-    start = record.find(b'{"version"')
-    body = memoryview(record)[start : len(record) - _CRC_LENGTH]
-    if start < 0 or zlib.crc32(body) != int(found.group(2), 16):
+    covered = memoryview(record)[: len(record) - _CRC_LENGTH]
+    if zlib.crc32(covered) != int(found.group(2), 16):
         raise _damaged(path, "its index is not as it was written")
+    start = record.index(b'{"version"')
     # Leading zeros are no JSON.
     content = record[start : len(record) - _TAIL_LENGTH] + b"}"
     index = msgspec.json.decode(content, type=Index)
@@ -120,9 +126,7 @@ def _crc_of(file: BinaryIO, length: int) -> str:
     return f"{crc:08x}"
 
 
-def read_tables(
-    file: BinaryIO, tree: TreeIndex, path: Path, first: int, stop: int
-) -> list[Table]:
+def read_tables(file: BinaryIO, tree: TreeIndex, path: Path, first: int, stop: int) -> list[Table]:
     """The tables of the clusters that hold the entries [first, stop), cut to that range."""
     tables = []
     begin = 0

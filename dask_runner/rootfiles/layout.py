@@ -143,6 +143,7 @@ def basket(
     tree: str,
     branch: str,
     values: bytes,
+    *,
     item: int,
     entries: int,
     ends: bytes | None,
@@ -284,4 +285,3 @@ def free_list(seek: int, end: int) -> bytes:
     """What is free: all that is behind the end."""
     data = _FREE.pack(1001, end, max(_ROOT_FREE, end + 1_000_000_000))
     return Key(kind="TFile", name=STAMP).pack(seek, len(data), len(data)) + data
-

@@ -37,9 +37,7 @@ def recreate(path: Path, compression: Any) -> Iterator[Any]:
     clock = cascade.datetime
     _set_clock(_NoClock)
     try:
-        with uproot.recreate(
-            path, compression=compression, uuid_function=lambda: identity
-        ) as file:
+        with uproot.recreate(path, compression=compression, uuid_function=lambda: identity) as file:
             yield file
     finally:
         _set_clock(clock)

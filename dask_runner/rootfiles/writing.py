@@ -139,7 +139,8 @@ class Writer:
         front = _front(places, uuid=uuid)
         contents.front = f"{zlib.crc32(front):08x}"
         contents.body = f"{self._crc:08x}"
-        self._file.write(head + layout.string_object(index.encode(contents, at)))
+        text = layout.string_object(index.encode(contents, at))
+        self._file.write(index.sealed(head + text))
         self._file.seek(0)
         self._file.write(front)
 
@@ -188,9 +189,7 @@ class _Tree:
             return []
         whole = concatenated(self._tables)
         stop = whole.entries if least < basket else whole.entries - whole.entries % basket
-        parts = [
-            whole.slice(first, min(first + basket, stop)) for first in range(0, stop, basket)
-        ]
+        parts = [whole.slice(first, min(first + basket, stop)) for first in range(0, stop, basket)]
         self._tables = [whole.slice(stop, whole.entries)]
         self.waiting = whole.entries - stop
         return parts
@@ -264,7 +263,13 @@ def _basket(
         shifted[-1] = 0
         ends = shifted.astype(">i4").tobytes()
     return layout.basket(
-        tree, branch.name, values, column.itemsize, table.entries, ends, position
+        tree,
+        branch.name,
+        values,
+        item=column.itemsize,
+        entries=table.entries,
+        ends=ends,
+        seek=position,
     )
 
 

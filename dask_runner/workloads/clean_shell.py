@@ -73,10 +73,11 @@ def setup_text(setup: str, base: Path) -> str:
 
     Relative names are those of the folder `base`, because batches run elsewhere.
     """
-    if not setup.strip() or "\n" in setup.strip():
+    if "\n" in setup.strip():
         return setup
-    path = base / Path(setup.strip()).expanduser()
-    return f"source {shlex.quote(os.fspath(path.absolute()))}" if path.is_file() else setup
+    # os.path instead of Path: no error for text that cannot be a path, such as a very long line.
+    path = os.path.join(base.absolute(), os.path.expanduser(setup.strip()))  # noqa: PTH111, PTH118
+    return f"source {shlex.quote(path)}" if os.path.isfile(path) else setup  # noqa: PTH113
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:

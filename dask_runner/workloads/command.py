@@ -91,7 +91,10 @@ class Command(Struct, frozen=True, kw_only=True):
             Batch(
                 index=index,
                 workload="command",
-                parameters={"values": {key: path_to_text(value) for key, value in row.items()}},
+                parameters={
+                    "seed": seeds.batch_seed(self.seed, index),
+                    "values": {key: path_to_text(value) for key, value in row.items()},
+                },
                 outputs=tuple(
                     PlannedOutput(name=path_to_text(_name(name, {**row, "index": str(index)})))
                     for name in names
@@ -166,7 +169,7 @@ class Command(Struct, frozen=True, kw_only=True):
         row = batch.parameters["values"]
         values = {key: text_to_word(value) for key, value in row.items()}
         values["index"] = str(batch.index)
-        values["seed"] = str(seeds.batch_seed(self.seed, batch.index))
+        values["seed"] = str(batch.parameters["seed"])
         for k, output in enumerate(batch.outputs):
             key = "output" if k == 0 else f"output{k + 1}"
             values[key] = os.fspath(folder / text_to_path(output.name))

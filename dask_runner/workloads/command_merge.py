@@ -54,8 +54,9 @@ def merge(
         _by_command(parts, target, command, setup)
         return merged_file(target, content_hash=sha256(target))
     if target.suffix == ".root":
-        rootfiles.concatenate(parts, target, metadata)
-        return merged_file(target, content_hash=rootfiles.content_hash(target))
+        trees = rootfiles.concatenate(parts, target, metadata)
+        # The hash covers trees; of histograms alone it would be the same for all files.
+        return merged_file(target, content_hash=rootfiles.content_hash(target) if trees else "")
     with target.open("xb") as file:
         (_join_csv if target.suffix in {".csv", ".tsv"} else _join_text)(parts, file)
     return merged_file(target, content_hash=sha256(target))

@@ -84,6 +84,7 @@ def run(
     """Run the step in its own clean shell and judge it. Raises BatchFailedError."""
     values = {**values, "python": sys.executable}
     words = template.from_text(step.command, values.keys(), where=step.name).shell_words(values)
+    print(f"step {step.name}: {' '.join(words)}", flush=True)  # noqa: T201 - the batch's log
     remove_report(folder)
     scan = LogScan(step.error_patterns, step.ignore_patterns)
     end = clean_shell.run(
@@ -105,7 +106,7 @@ def _judge_end(name: str, end: ShellEnd, scan: LogScan, report: JobReport | None
             FailureKind.SETUP,
             f"step {name}: the setup failed or the command was not found (exit code {end.code})"
             + why,
-            cause=f"{name} setup {spelled(end.code)}",
+            cause=f"{name} setup {spelled(end.code)}{why}",
             exit_code=end.code,
         )
     if end.code != 0:
@@ -126,7 +127,7 @@ def exit_failure(what: str, code: int, why: str = "", *, atlas: bool = True) -> 
     return BatchFailedError(
         kind,
         message,
-        cause=f"{what} {kind} {spelled(code)}",
+        cause=f"{what} {kind} {spelled(code)}{why}",
         exit_code=code,
         final=atlas and code in _FINAL_CODES,
     )
@@ -147,7 +148,7 @@ def _judge_log(name: str, scan: LogScan) -> None:
         raise BatchFailedError(
             FailureKind.LOG_ERROR,
             f"step {name}: {scan.errors} error lines in its output, the first: {scan.first}",
-            cause=f"{name} log error",
+            cause=f"{name} log error: {scan.first}",
         )
 
 

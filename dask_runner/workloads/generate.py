@@ -106,7 +106,7 @@ class Generate(Struct, frozen=True, kw_only=True):
             self.sample,
             first_event=batch.parameters["first_event"],
             count=batch.count,
-            seed=self.seed,
+            seed=batch.parameters["seed"],
             run_number=self.sample.run_number,
         )
         return {"events": float(batch.count), **counters}
@@ -163,6 +163,8 @@ class Generate(Struct, frozen=True, kw_only=True):
                 "file": file,
                 "first_event": self.first_event + index * self.batch_size,
                 "count": self.batch_size,
+                # Our own generator has a stream for each event, others have one for each file.
+                "seed": seeds.batch_seed(self.seed, file) if self.command else self.seed,
             },
             outputs=(PlannedOutput(name=name, tree=self.tree, entries=entries),),
         )
@@ -173,7 +175,7 @@ class Generate(Struct, frozen=True, kw_only=True):
             "output": os.fspath(target),
             "first_event": str(batch.parameters["first_event"]),
             "max_events": str(batch.count),
-            "seed": str(seeds.batch_seed(self.seed, file)),
+            "seed": str(batch.parameters["seed"]),
             "run_seed": str(self.seed),
             "run_number": str(self.sample.run_number),
             "job_number": str(file + 1),

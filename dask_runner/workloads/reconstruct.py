@@ -27,6 +27,7 @@ from dask_runner.workloads.steps import (
     as_external,
     check_steps,
     kept_steps,
+    step_seeds,
     tree_of,
     with_setup_resolved,
 )
@@ -128,6 +129,7 @@ class Reconstruct(Struct, frozen=True, kw_only=True):
                         workload="reconstruct",
                         count=part.count,
                         inputs=(part,),
+                        parameters=step_seeds(self.steps, self.seed, len(batches)),
                         outputs=self._outputs(stem, part, file.entries),
                     )
                 )

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -96,7 +97,7 @@ class StepRunner(Struct, frozen=True, kw_only=True):
             # Zero in every step but the first: only there is the file larger than the range.
             "first": str(source.first),
             "max_events": str(source.count),
-            "seed": str(seeds.batch_seed(self.seed, batch.index, number)),
+            "seed": str(batch.parameters["seeds"][step.name]),
             "run_seed": str(self.seed),
             "run_number": str(self.run_number),
             "job_number": str(batch.index + 1),
@@ -132,6 +133,18 @@ class StepRunner(Struct, frozen=True, kw_only=True):
 def kept_steps(steps: Sequence[StepSettings], keep: Sequence[str]) -> list[StepSettings]:
     """The steps whose outputs are published: those of a batch are planned in this order."""
     return [step for step in steps if step.output in keep]
+
+
+def step_seeds(steps: Sequence[StepSettings], seed: int, index: int) -> dict[str, Any]:
+    """The parameters of a batch: a seed for each external step. Built-in steps have a stream for
+    each event instead.
+    """
+    found = {
+        step.name: seeds.batch_seed(seed, index, number)
+        for number, step in enumerate(steps)
+        if step.command
+    }
+    return {"seeds": found} if found else {}
 
 
 def tree_of(step: StepSettings) -> str:

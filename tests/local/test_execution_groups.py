@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import stat
 from pathlib import Path
@@ -146,7 +147,9 @@ def test_a_payload_is_isolated(rig, tmp_path):
     assert "socket" not in str(seen["descriptors"])
     assert seen["descriptors"]["0"] == "/dev/null"
     assert seen["in_program"] == ["0", "1", "2", "3"], "programs get none of ours"
-    assert (seen["nice"], seen["io_class"], seen["session"]) == (7, 3, True)
+    assert (seen["nice"], seen["io_class"], seen["group"]) == (7, 3, True)
+    assert seen["session"] != os.getsid(0)
+    assert seen["session"] in {link.pid for link in rig.pool._idle}, "the slot's session"
     assert (seen["scratch_mode"], seen["core_limit"], seen["stdin"]) == (0o700, 0, "")
     assert seen["handlers"] == [1, 1, 1]
     folder = rig.attempts / f"000/000000.{outcome.attempt}"
@@ -157,7 +160,7 @@ def test_a_payload_is_isolated(rig, tmp_path):
     assert environment["DASK_RUNNER_BATCH"] == "000000"
     assert environment["DASK_RUNNER_ATTEMPT"] == str(outcome.attempt)
     assert environment["TMPDIR"] == environment["DASK_RUNNER_SCRATCH"]
-    assert not Path(environment["TMPDIR"]).exists()
+    assert list(Path(environment["TMPDIR"]).iterdir()) == []
     assert environment["OMP_NUM_THREADS"] == "1"
 
 
@@ -167,6 +170,7 @@ def test_priorities_follow_the_group(rig, tmp_path):
         rig.one(act("looks_around", into=str(into)), nice=nice, idle_io=idle)
         seen = json.loads(into.read_text())
         assert (seen["nice"], seen["io_class"]) == (nice, io_class)
+        assert seen["autogroup"] == str(nice), "to other sessions, the session must be nice"
 
 
 def test_scratch_is_removed_whatever_is_in_it(rig, tmp_path):

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import awkward as ak
+import numpy as np
 import pytest
+import uproot
 from product import RUNNER, Product, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -109,7 +111,8 @@ def test_row_23_an_input_that_cannot_be_used_is_named_before_anything_runs(job, 
     elif damage == "not-root":
         path.write_bytes(b"#!/bin/sh\n" * 100)
     elif damage == "no-tree":
-        shutil.copy(ROOT / "tests" / "standins" / "histogram.root", path)
+        with uproot.recreate(path) as file:
+            file["histogram"] = np.histogram([1.0, 2.0])
     else:
         path.touch()
     refused = job.run("run", "--evnt-dir", "evnt", expect=4)
@@ -194,8 +197,6 @@ def test_merge_of_an_incomplete_run_says_what_is_missing(job):
     merged = job.json("merge", "last", "--acceptance", "0.6")
     assert merged["events"] == 80
     assert len(merged["missing"]) == 1
-    import uproot
-
     with uproot.open(merged["files"][0]["path"]) as file:
         text = " ".join(str(file[key]) for key in file.keys() if "tree" not in key.lower())  # noqa: SIM118
     assert "304795.40.2.EVNT.root" in text, "the file itself says what is not in it"
@@ -252,8 +253,6 @@ def test_extended_samples_continue_the_event_numbers(job):
     job.run(*words, "--extend")
     run(job, "-b", "40")
     job.run("merge", "last")
-    import uproot
-
     with uproot.open(job.last / "merged" / "merged.NTUP.root") as file:
         numbers = ak.to_list(file["events"]["event"].array())
     assert numbers == list(range(numbers[0], numbers[0] + EVENTS + 40))

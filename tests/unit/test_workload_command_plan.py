@@ -7,6 +7,7 @@ import sys
 import msgspec
 import numpy as np
 import pytest
+import uproot
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,6 +205,16 @@ class TestMerge:
         joined = rootfiles.read(here / "m" / "merged.root", "t")["x"]
         assert joined.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
         assert len(merged.content_hash) == 64
+
+    def test_histograms_are_added(self, here):
+        for k in range(3):
+            with uproot.recreate(here / f"{k}.root") as file:
+                file["h"] = np.histogram([0.5] * (k + 1), bins=2, range=(0, 2))
+        parts = [_part(here, k, f"{k}.root") for k in range(3)]
+        (merged,) = _merge(here, parts, ["{index}.root"])
+        with uproot.open(here / "m" / "merged.root") as file:
+            assert file["h"].values().tolist() == [6.0, 0.0]
+        assert merged.content_hash == ""
 
     def test_a_merge_command_gets_every_part_as_one_word(self, here, capfd):
         parts = _parts(here, "it's $(x)", [b"1", b"2"])
