@@ -14,7 +14,7 @@ from dask_runner.batch import Attempt, Batch, Outcome, PlannedOutput, WorkloadSp
 from dask_runner.execution.pool import Pool, PoolConfig
 from dask_runner.execution.task import Group, Limits, decode_outcomes, encode_group
 
-RUN = "20261120T225745Z"
+RUN = f"20261120T225745Z-{os.getpid()}"  # others may be testing on this machine
 _numbers = itertools.count(1000)  # below: for tests that choose their own
 
 

@@ -8,7 +8,11 @@ loaded, so it must be set before the interpreter starts: a running one cannot be
 import importlib
 import os
 import platform
+import subprocess
+import sys
 from typing import Any
+
+from dask_runner.errors import ClusterError
 
 # Also stops libraries from starting threads: a process with threads must not fork.
 _ONE_THREAD = (
@@ -43,6 +47,29 @@ def pinned_environment() -> dict[str, str]:
 
 def _above_v3(feature: str) -> bool:
     return feature == "X86_V4" or feature.startswith("AVX512")
+
+
+def pinned_selftest(*, patience: float = 120.0) -> str:
+    """The hash of `chain.selftest_numbers` as batches on this host would compute it: equal on two
+    hosts only if they compute the same bits. Raises ClusterError.
+    """
+    command = "from dask_runner.chain import selftest_numbers; print(selftest_numbers())"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", command],
+            env={**os.environ, **pinned_environment()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=patience,
+            check=True,
+            cwd="/",
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError(f"the numerics self-test took longer than {patience:g} s") from error
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise ClusterError(f"the numerics self-test failed: {' '.join(words)}") from error
+    return str(done.stdout.decode().strip())
 
 
 def is_pinned() -> bool:

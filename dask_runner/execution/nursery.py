@@ -128,6 +128,8 @@ class Nursery:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "dask_runner.execution.zygote"],
                 stdin=theirs.fileno(),
+                # The worker's stdout may be a protocol, and imports may print.
+                stdout=2,
                 env=zygote_environment(config.cluster),
                 cwd="/",
                 start_new_session=True,

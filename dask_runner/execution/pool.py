@@ -15,6 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from dask_runner.batch import FailureKind, Outcome, OutcomeStatus
+from dask_runner.errors import ClusterError
 from dask_runner.execution import process_tree, slot
 from dask_runner.execution.failures import Cause
 from dask_runner.execution.nursery import Nursery, SlotLink
@@ -56,8 +57,8 @@ class _Running(Struct):
     run: str
     data: bytes
     since: float
+    cancelled: threading.Event
     link: SlotLink | None = None
-    cancelled: bool = False
     settled: int = 0
     current: int = 0
 
@@ -95,7 +96,9 @@ class Pool:
         those of the last moment are returned.
         """
         head = GroupHead.of(data)
-        running = _Running(run=head.run, data=data, since=time.monotonic())
+        running = _Running(
+            run=head.run, data=data, since=time.monotonic(), cancelled=threading.Event()
+        )
         with self._lock:
             self._running.append(running)
         try:
@@ -109,9 +112,9 @@ class Pool:
     def cancel(self, run: str) -> int:
         """Kill the groups of a run; returns how many there were."""
         with self._lock:
-            found = [one for one in self._running if one.run == run and not one.cancelled]
+            found = [one for one in self._running if one.run == run and not one.cancelled.is_set()]
             for one in found:
-                one.cancelled = True
+                one.cancelled.set()
                 if one.link is not None:
                     one.link.tell(slot.CANCEL)
         return len(found)
@@ -141,28 +144,45 @@ class Pool:
     def _run_in_slot(
         self, running: _Running, head: GroupHead, stream: Callable[[bytes], None]
     ) -> bytes:
-        while True:
-            link = self._take_slot(head.preload)
-            with self._lock:
-                if running.cancelled or self._stopped:
-                    self._idle.append(link)
-                    return self._returned(running)
-                started = link.tell(slot.GROUP, running.data)
-                running.link = link if started else None
-            received = link.receive() if started else None
-            if received is not None and received[0] == slot.BEGUN:
-                break
-            link.wait_until_clean()  # it died while it was idle: nobody's fault
+        try:
+            link = self._begin(running, head.preload)
+        except (ClusterError, OSError) as error:
+            message = f"{self._config.host} cannot start batch processes: {error}"
+            return self._made_up(running, Cause(kind=FailureKind.LOST, message=message))
+        if link is None:
+            return self._made_up(running, None)
         rest = self._collect(link, running, stream)
         with self._lock:
+            # Under the lock, so that no status and no cancel is about the slot's next group.
             running.link = None
-            # Else a status in this moment shows a slot that may work for another group by now.
             if rest is not None:
                 self._idle.append(link)
         if rest is None:
             link.wait_until_clean()
-            rest = self._lost(running)
+            message = "the slot process died"
+            rest = self._made_up(running, Cause(kind=FailureKind.LOST, message=message))
         return rest
+
+    def _begin(self, running: _Running, preload: tuple[str, ...]) -> SlotLink | None:
+        """The slot that has taken the group; None if it was cancelled before."""
+        while True:
+            link = self._take_slot(preload)
+            with self._lock:
+                if running.cancelled.is_set() or link is None:
+                    if link is not None:
+                        self._idle.append(link)
+                    return None
+                running.link = link
+            link.tell(slot.GROUP, running.data)
+            if running.cancelled.is_set():
+                # It may have been told before it had the group, and then did not listen.
+                link.tell(slot.CANCEL)
+            received = link.receive()
+            if received is not None and received[0] == slot.BEGUN:
+                return link
+            with self._lock:
+                running.link = None
+            link.wait_until_clean()  # it died while it was idle: nobody's fault
 
     def _collect(
         self, link: SlotLink, running: _Running, stream: Callable[[bytes], None]
@@ -178,9 +198,11 @@ class Pool:
                 stream(outcomes)
         return None
 
-    def _take_slot(self, preload: tuple[str, ...]) -> SlotLink:
-        """An idle slot whose zygote has the modules, or a new one."""
+    def _take_slot(self, preload: tuple[str, ...]) -> SlotLink | None:
+        """An idle slot whose zygote has the modules, or a new one; None if the pool is closed."""
         with self._nursery_lock:
+            if self._stopped:
+                return None
             missing = [name for name in preload if name not in self._nursery.preload]
             if missing or not self._nursery.alive:
                 old = self._nursery
@@ -201,12 +223,6 @@ class Pool:
         folder = self._scratch / f"zygote-{self._generation}"
         folder.mkdir(mode=0o700)
         return Nursery.start(self._config, folder, preload)
-
-    def _returned(self, running: _Running) -> bytes:
-        return self._made_up(running, None)
-
-    def _lost(self, running: _Running) -> bytes:
-        return self._made_up(running, Cause(kind=FailureKind.LOST, message="the slot process died"))
 
     def _made_up(self, running: _Running, cause: Cause | None) -> bytes:
         """Outcomes of attempts that no slot speaks for any more: the running one is lost, the

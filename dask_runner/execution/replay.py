@@ -1,12 +1,11 @@
 """One batch here, in this process and terminal, for `dask-runner replay`: no slot, no limits.
 
-The interpreter must have been started with the pinned environment (`ensure_pinned` starts it
-again), or the outputs need not equal the published ones.
+The interpreter should have been started with the environment of `numerics`, or the outputs need
+not equal the published ones.
 """
 
 import os
 import pdb as debugger  # noqa: T100  # the user asks for it
-import sys
 import tempfile
 import time
 import traceback
@@ -16,19 +15,8 @@ from pathlib import Path
 from dask_runner import workloads
 from dask_runner.batch import Attempt, Outcome, OutcomeStatus, OutputFile, WorkloadSpec
 from dask_runner.errors import StorageError
-from dask_runner.execution import marker, numerics, validation
+from dask_runner.execution import marker, validation
 from dask_runner.execution.failures import Cause, cause_of
-
-
-def ensure_pinned() -> None:
-    """Return in an interpreter with pinned numerics: this one, or a new one in its place that
-    begins the same command again.
-    """
-    if not numerics.is_pinned():
-        environment = {**os.environ, **numerics.pinned_environment()}
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606
 
 
 def replay(attempt: Attempt, spec: WorkloadSpec, folder: Path, *, pdb: bool = False) -> Outcome:

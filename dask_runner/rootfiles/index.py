@@ -67,7 +67,6 @@ class Index(Struct, kw_only=True):
     front: str = "00000000"
     body: str = "00000000"
     at: int = 0
-    crc: str = ""
 
 
 def encode(index: Index, at: int) -> bytes:

@@ -19,8 +19,12 @@ _ALWAYS = (
 # ... and in lines that do not say themselves that they are harmless: every Athena log has
 # `CoreDumpSvc  INFO install f-a-t-a-l handler` and `... INFO Found 0 ERROR lines`.
 _BY_LEVEL = (r"\bERROR\b", r"\bFATAL\b", r"CoreDump|[Cc]ore dump")
+# One of these is in every line that the default patterns match: found a hundred times faster.
+_WORDS = (
+    *(b"ERROR", b"FATAL", b"Traceback", b"std::bad_alloc"),
+    *(b"G4Exception", b"TFile::ReadBuffer", b"CoreDump", b"ore dump"),
+)
 _HARMLESS = re.compile(rb"(?:\S+\s+){1,5}?(?:VERBOSE|DEBUG|INFO|WARNING)\s")
-DEFAULT_PATTERNS = _ALWAYS + _BY_LEVEL
 
 _LONGEST_LINE = 1 << 16
 _LONGEST_SHOWN = 500
@@ -36,7 +40,7 @@ class LogScan:
         self.first = ""
         self._always = _compile((*_ALWAYS, *patterns))
         self._by_level = _compile(_BY_LEVEL)
-        self._any = _compile((*DEFAULT_PATTERNS, *patterns))
+        self._own = _compile(patterns) if patterns else None
         self._ignore = _compile(ignore) if ignore else None
         self._rest = b""
 
@@ -56,11 +60,16 @@ class LogScan:
         self._rest = b""
 
     def _look(self, text: bytes) -> None:
-        if not self._any.search(text):  # nearly always: one search a chunk, no splitting
+        if not self._may_have_errors(text):  # nearly always: no splitting
             return
         for line in re.split(rb"[\r\n]+", text):
             if self._is_error(line):
                 self._count(line)
+
+    def _may_have_errors(self, text: bytes) -> bool:
+        if any(word in text for word in _WORDS):
+            return True
+        return self._own is not None and bool(self._own.search(text))
 
     def _is_error(self, line: bytes) -> bool:
         if self._always.search(line):

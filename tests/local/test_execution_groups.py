@@ -223,6 +223,36 @@ def test_modules_that_start_threads_are_not_preloaded(tmp_path, caplog):
     assert "start threads" in caplog.text
 
 
+def test_what_imports_print_is_not_on_the_workers_stdout(tmp_path, capfd):
+    (tmp_path / "prints.py").write_text("print('hello from an import', flush=True)\n")
+    new_pool(tmp_path / "scratch", preload=("prints",), import_path=(str(tmp_path),)).close()
+    said = capfd.readouterr()
+    assert ("hello from an import" in said.out, "hello from an import" in said.err) == (False, True)
+
+
+def test_a_host_that_cannot_start_slots_says_so(tmp_path, monkeypatch):
+    pool = new_pool(tmp_path / "scratch")
+    try:
+        rig = Rig(pool, tmp_path)
+        monkeypatch.setattr("dask_runner.execution.nursery.sys.executable", "/bin/false")
+        outcomes = rig.run(act("say"), act("say"), preload=("json.tool",))
+        assert [outcome.status for outcome in outcomes] == [FAILED, RETURNED]
+        assert outcomes[0].failure.kind is FailureKind.LOST
+        assert "testhost cannot start batch processes" in outcomes[0].failure.message
+        monkeypatch.undo()
+        assert rig.one(act("say")).status is DONE
+    finally:
+        pool.close()
+
+
+def test_a_closed_pool_starts_nothing(tmp_path):
+    pool = new_pool(tmp_path / "scratch")
+    pool.close()
+    rig = Rig(pool, tmp_path)
+    assert rig.one(act("say"), preload=("json.tool",)).status is RETURNED
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 def test_a_module_that_cannot_be_preloaded_is_said(tmp_path, caplog):
     pool = new_pool(tmp_path / "scratch", preload=("no_such_module",))
     try:

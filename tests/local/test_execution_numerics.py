@@ -17,7 +17,7 @@ from dask_runner.batch import (
     PlannedOutput,
     WorkloadSpec,
 )
-from dask_runner.errors import StorageError
+from dask_runner.errors import ClusterError, StorageError
 from dask_runner.execution import numerics
 from dask_runner.execution.replay import replay
 
@@ -55,6 +55,22 @@ def test_pinning_is_seen_and_does_not_depend_on_being_pinned():
     assert python(code, NPY_DISABLE_CPU_FEATURES="") == [False, numerics.pinned_environment()]
     pinned = numerics.pinned_environment()
     assert python(code, **pinned) == [True, pinned]
+
+
+def test_the_selftest_runs_pinned_wherever_it_is_called_from(monkeypatch):
+    pinned = numerics.pinned_selftest()
+    assert len(pinned.split()[1]) == 64
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "X86_V3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert numerics.pinned_selftest() == pinned
+
+
+def test_a_selftest_that_fails_says_why(monkeypatch):
+    with pytest.raises(ClusterError, match="longer than"):
+        numerics.pinned_selftest(patience=0.01)
+    monkeypatch.setattr(numerics.sys, "executable", "/bin/false")
+    with pytest.raises(ClusterError, match="failed"):
+        numerics.pinned_selftest()
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +135,7 @@ REPLAY = """
     from pathlib import Path
     sys.path.insert(0, {tests!r})
     from dask_runner.batch import Attempt, Batch, WorkloadSpec
-    from dask_runner.execution import numerics
-    from dask_runner.execution.replay import ensure_pinned, replay
-    ensure_pinned()
-    assert numerics.is_pinned()
+    from dask_runner.execution.replay import replay
     spec = WorkloadSpec(name="workloads_for_tests:Act", configuration={{}})
     batch = Batch(index=0, workload="w", parameters={{"act": "raises"}})
     outcome = replay(Attempt(batch=batch, number=1), spec, Path({folder!r}), pdb=True)
@@ -130,7 +143,7 @@ REPLAY = """
 """
 
 
-def test_a_replay_pins_itself_and_opens_the_debugger(tmp_path):
+def test_a_replay_opens_the_debugger(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(REPLAY.format(tests=FOLDER, folder=str(tmp_path / "new"))))
     done = subprocess.run(

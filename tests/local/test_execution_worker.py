@@ -17,7 +17,7 @@ from dask_runner.execution.task import decode_outcomes, encode_group
 def client():
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None,
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0",
             protocol="inproc", memory_limit=0,
         ) as cluster,
         Client(cluster) as client,

@@ -141,17 +141,21 @@ def test_the_content_hash_sees_values_types_order_and_where_lists_end(path):
     seen = {hash_of(base), hash_of(base.slice(0, 39))}
     changed = base["weight"].copy()
     changed[7] = np.nextafter(changed[7], 1)
-    seen.add(hash_of(Table(entries=40, columns=base.columns | {"weight": changed}, jagged=base.jagged)))
+    seen.add(
+        hash_of(Table(entries=40, columns=base.columns | {"weight": changed}, jagged=base.jagged))
+    )
     narrow = base["event"].astype(np.int32)
-    seen.add(hash_of(Table(entries=40, columns=base.columns | {"event": narrow}, jagged=base.jagged)))
+    seen.add(
+        hash_of(Table(entries=40, columns=base.columns | {"event": narrow}, jagged=base.jagged))
+    )
     backwards = base["event"][::-1].copy()
-    seen.add(hash_of(Table(entries=40, columns=base.columns | {"event": backwards}, jagged=base.jagged)))
+    seen.add(
+        hash_of(Table(entries=40, columns=base.columns | {"event": backwards}, jagged=base.jagged))
+    )
     offsets = base.jagged["hit"].offsets.copy()
     offsets[5] = offsets[4] if offsets[5] != offsets[4] else offsets[6]
     moved = Jagged(offsets=offsets, columns=base.jagged["hit"].columns)
-    seen.add(
-        hash_of(Table(entries=40, columns=base.columns, jagged=base.jagged | {"hit": moved}))
-    )
+    seen.add(hash_of(Table(entries=40, columns=base.columns, jagged=base.jagged | {"hit": moved})))
     assert len(seen) == 6
 
 

@@ -36,9 +36,7 @@ def test_blocks_of_any_two_samples_are_equal_or_disjoint(seed_a, seed_b, run_a, 
     a, b = _block(seed_a, run_a), _block(seed_b, run_b)
     same = seed_a == seed_b and (
         run_a == run_b
-        or (
-            run_a not in TABLE and run_b not in TABLE and (run_a - run_b) % seeds.OTHER_SLOTS == 0
-        )
+        or (run_a not in TABLE and run_b not in TABLE and (run_a - run_b) % seeds.OTHER_SLOTS == 0)
     )
     assert (a == b) == same
     assert same or a[1] < b[0] or b[1] < a[0]
