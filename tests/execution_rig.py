@@ -13,6 +13,7 @@ from workloads_for_tests import ACT, ACT_IN_GROUP, FOLDER
 from dask_runner.batch import Attempt, Batch, Outcome, PlannedOutput, WorkloadSpec
 from dask_runner.execution.pool import Pool, PoolConfig
 from dask_runner.execution.task import Group, Limits, decode_outcomes, encode_group
+from dask_runner.files import path_to_text
 
 RUN = f"20261120T225745Z-{os.getpid()}"  # others may be testing on this machine
 _numbers = itertools.count(1000)  # below: for tests that choose their own
@@ -45,7 +46,7 @@ class Rig:
             run=RUN,
             topic="topic",
             workload=WorkloadSpec(name=workload, configuration={}),
-            attempts_folder=str(self.attempts),
+            attempts_folder=path_to_text(self.attempts),
             attempts=tuple(
                 Attempt(batch=Batch(index=first + k, workload=workload, **one), number=number)
                 for k, one in enumerate(acts)

@@ -239,6 +239,11 @@ def writes(folder: Path, name: str = "out.txt", text: str = "content\n", mode: i
         Path(name).chmod(mode)
 
 
+def writes_hostile(folder: Path, name: str) -> None:
+    Path(os.fsdecode(bytes.fromhex(name))).write_text("content\n")
+    os.write(1, b"content\n")
+
+
 def links(folder: Path, name: str, to: str, hard: bool = False) -> None:
     (os.link if hard else os.symlink)(to, name)
 
@@ -306,6 +311,10 @@ def looks_around(folder: Path, into: str) -> None:
     Path(into).write_text(json.dumps(seen))
 
 
+def counts_wrongly(folder: Path) -> Any:
+    return {"events": "many"}
+
+
 def litters_scratch(folder: Path) -> None:
     """Leave what is hard to remove."""
     scratch = Path(os.environ["TMPDIR"])
@@ -356,7 +365,7 @@ ACTS: dict[str, Callable[..., Counters | None]] = {
         spins, sleeps, waits_for, eats, eats_fast, shares, escapes, forks_madly, floods, says_bytes,
         fails_saying_bytes, writes, writes_bytes, links, makes_fifo, copies, fills, fills_scratch,
         fills_by_program, looks_around, litters_scratch, spoils_the_pipes, closes_everything, draws,
-        burns,
+        burns, counts_wrongly, writes_hostile,
     )
 }  # fmt: skip
 ACTS["returns"] = lambda folder: None

@@ -69,7 +69,7 @@ def cause_of(error: BaseException) -> Cause:  # noqa: PLR0911  # a table, row by
             cause=_cut(error.cause),
             exit_code=error.exit_code,
             final=error.final,
-            path=error.path,
+            path=_cut(error.path),
         )
     if isinstance(error, BadInputError):
         return Cause(kind=FailureKind.BAD_INPUT, message=_cut(_described(error)))

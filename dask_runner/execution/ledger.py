@@ -205,7 +205,17 @@ class Ledger:
             "attempt": str(attempt.number),
             "batch": msgspec.json.encode(attempt.batch).decode(),
         }
-        return "".join(f"# {name}: {value}\n" for name, value in lines.items()).encode()
+        text = "".join(f"# {name}: {_on_one_line(value)}\n" for name, value in lines.items())
+        return text.encode(errors="backslashreplace")
+
+
+def _on_one_line(value: str) -> str:
+    """A folder's name may hold a newline, and must not look like a line of the head."""
+    if value.isprintable():
+        return value
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
+    )
 
 
 def _with_usage(report: Report, usage: Usage) -> Report:

@@ -23,6 +23,7 @@ from dask_runner.execution.zygote import (
     SlotEnded,
     SlotStarted,
 )
+from dask_runner.files import path_to_text
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class Nursery:
             )
         setup = Setup(
             host=config.host,
-            scratch=str(scratch),
+            scratch=path_to_text(scratch),
             import_path=tuple(config.import_path),
             preload=preload,
             umask=config.umask,

@@ -22,7 +22,7 @@ from dask_runner.execution.failures import Cause, cause_of
 from dask_runner.execution.log_capture import mark
 from dask_runner.execution.reports import Report
 from dask_runner.execution.task import Group, Limits
-from dask_runner.files import text_to_path
+from dask_runner.files import path_to_text, text_to_path
 from dask_runner.run_folder import attempt_name
 from dask_runner.workloads.interface import Workload
 
@@ -143,7 +143,9 @@ class _Batches:
             if self._workload is None:
                 assert broken is not None
                 raise broken  # noqa: TRY301  # to be reported as the batch's own
-            return self._workload.run(attempt.batch, folder), None
+            counters = self._workload.run(attempt.batch, folder)
+            # Whatever counts as a number (NumPy's too) is one; the rest is the workload's error.
+            return {str(name): float(value) for name, value in counters.items()}, None
         except BaseException as error:  # noqa: BLE001  # the boundary to foreign code
             cause = cause_of(error)
             _print_traceback(error)
@@ -201,12 +203,7 @@ class _Batches:
             cause,
         )
         self._before = (cpu, max_rss, written)
-        try:
-            data = reports.encode(report)
-        except TypeError:  # counters that are no numbers
-            problem = Cause(kind=FailureKind.EXCEPTION, message="TypeError: wrong counters")
-            data = reports.encode(Report(position, started, wall, cause=cause or problem))
-        wire.write_all(self._seat.reports, data)
+        wire.write_all(self._seat.reports, reports.encode(report))
 
 
 def _used() -> tuple[float, int, int]:
@@ -224,7 +221,7 @@ def _cause_of_folder(error: OSError) -> Cause:
     if isinstance(error, FileExistsError):
         return Cause(
             kind=FailureKind.INTERNAL,
-            message=f"{error.filename}: the folder of this attempt exists already",
+            message=f"{path_to_text(error.filename)}: the folder of this attempt exists already",
             cause="the attempt's folder exists already",
         )
     return cause_of(error)

@@ -20,13 +20,15 @@ from dask_runner.execution import process_tree, slot
 from dask_runner.execution.failures import Cause
 from dask_runner.execution.nursery import Nursery, SlotLink
 from dask_runner.execution.task import GroupHead, decode_group, encode_outcomes
+from dask_runner.files import text_to_path
 
 logger = logging.getLogger(__name__)
 
 
 class PoolConfig(Struct, frozen=True, kw_only=True):
     """`scratch` is the folder for private temporary files ("" for the host's own), `host` the name
-    in outcomes, `cluster` the marker of all processes, `umask` the one of the batches.
+    in outcomes, `cluster` the marker of all processes, `umask` the one of the batches. Paths are
+    path text.
     """
 
     slots: int
@@ -68,7 +70,7 @@ class Pool:
 
     def __init__(self, config: PoolConfig) -> None:
         self._config = config
-        base = config.scratch or None
+        base = text_to_path(config.scratch) if config.scratch else None
         self._scratch = Path(tempfile.mkdtemp(prefix="dask-runner-", dir=base))
         self._free = threading.BoundedSemaphore(config.slots)
         self._lock = threading.Lock()

@@ -232,14 +232,18 @@ class _Stream:
         self._channel = channel
         self._ledger = ledger
         self._next = time.monotonic() + _STREAM_EVERY
+        self._told = PROGRESS.pack(0, 0)
 
     def tick(self) -> None:
         now = time.monotonic()
-        if now >= self._next:
-            self._next = now + _STREAM_EVERY
-            outcomes = self._ledger.early()
-            progress = PROGRESS.pack(self._ledger.settled, self._ledger.current)
+        if now < self._next:
+            return
+        self._next = now + _STREAM_EVERY
+        outcomes = self._ledger.early()
+        progress = PROGRESS.pack(self._ledger.settled, self._ledger.current)
+        if progress != self._told:
             self._channel.send(OUTCOMES, progress + encode_outcomes(outcomes))
+            self._told = progress
 
 
 def _cause_of_scratch(error: OSError) -> Cause:

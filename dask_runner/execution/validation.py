@@ -22,6 +22,7 @@ from dask_runner.errors import BadInputError
 from dask_runner.execution import reports, wire
 from dask_runner.execution.failures import cause_of
 from dask_runner.execution.reports import Report
+from dask_runner.files import text_to_path
 
 _BLOCK = 1 << 20
 
@@ -50,7 +51,10 @@ def validate_outputs(batch: Batch, folder: Path) -> tuple[OutputFile, ...]:
 
 
 def _validated(planned: PlannedOutput, folder: Path) -> OutputFile | None:
-    path = folder / planned.name
+    name = text_to_path(planned.name)
+    if len(name.parts) != 1 or name.parts[0] in {"..", "/"}:
+        raise _wrong(planned, "is not the name of a file", "an output has a path for a name")
+    path = folder / name
     try:
         state = path.lstat()
     except FileNotFoundError:

@@ -22,13 +22,16 @@ from msgspec import Struct
 
 from dask_runner.execution import marker, process_tree, slot
 from dask_runner.execution.slot import SlotSettings
+from dask_runner.files import text_to_path
 
 MESSAGE_MAX: Final = 1 << 16
 _PATIENCE: Final = 10.0
 
 
 class Setup(Struct, frozen=True, kw_only=True):
-    """The first message to a zygote. `scratch` is the private folder of all its slots."""
+    """The first message to a zygote. `scratch` is the private folder of all its slots.
+    Paths are path text.
+    """
 
     host: str
     scratch: str
@@ -77,7 +80,8 @@ def main() -> None:
         return
     setup = msgspec.msgpack.decode(data, type=Setup)
     os.umask(setup.umask)
-    sys.path.extend(path for path in setup.import_path if path not in sys.path)
+    paths = [str(text_to_path(text)) for text in setup.import_path]
+    sys.path.extend(path for path in paths if path not in sys.path)
     failed = _preload(setup.preload)
     process_tree.become_subreaper()
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208  # names, fast
@@ -103,7 +107,7 @@ class _Zygote:
     def __init__(self, control: socket.socket, setup: Setup) -> None:
         self._control = control
         self._setup = setup
-        self._scratch = Path(setup.scratch)
+        self._scratch = text_to_path(setup.scratch)
         self._room = marker.find_room()
         self._slots: dict[int, int] = {}  # pid -> number
 

@@ -133,7 +133,7 @@ def read_tables(file: BinaryIO, tree: TreeIndex, path: Path, first: int, stop: i
         if begin < stop and cluster.end > first:
             table = _cluster(file, cluster, tree.branches, cluster.end - begin, path)
             lo, hi = max(first - begin, 0), min(stop, cluster.end) - begin
-            tables.append(table if (lo, hi) == (0, table.entries) else table.slice(lo, hi))
+            tables.append(table.slice(lo, hi))
         begin = cluster.end
     return tables
 

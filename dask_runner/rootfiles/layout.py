@@ -6,6 +6,7 @@ https://github.com/root-project/root/blob/master/io/doc/TFile and what uproot wr
 ten times as long for the small files that this product makes by the thousand.
 """
 
+import functools
 import itertools
 import struct
 import zlib
@@ -79,6 +80,8 @@ class BranchState(Struct):
     maximum: int = 0
 
 
+# The same names are packed for every file: a small batch spends much of its time here.
+@functools.lru_cache(maxsize=4096)
 def text(value: str | bytes) -> bytes:
     data = value.encode() if isinstance(value, str) else value
     if len(data) < _LONG:
@@ -128,15 +131,18 @@ class Key(Struct, frozen=True, kw_only=True):
 
     @property
     def length(self) -> int:
-        names = text(self.kind) + text(self.name) + text(self.title)
-        return (_SMALL_KEY if self.small else _KEY).size + len(names)
+        return (_SMALL_KEY if self.small else _KEY).size + len(self._names)
+
+    @property
+    def _names(self) -> bytes:
+        return text(self.kind) + text(self.name) + text(self.title)
 
     def pack(self, seek: int, stored: int, raw: int, *, parent: int = BEGIN) -> bytes:
         """The head of a record at `seek`, of `stored` bytes that unpack to `raw`."""
         length = self.length
         form, version = (_SMALL_KEY, 4) if self.small else (_KEY, 1004)
         head = form.pack(length + stored, version, raw, 0, length, 1, seek, parent)
-        return head + text(self.kind) + text(self.name) + text(self.title)
+        return head + self._names
 
 
 def basket(
@@ -154,7 +160,7 @@ def basket(
     `ends`, for lists: where each entry's list begins and (0) the last ends, from the start of the
     record, as big-endian 32-bit integers.
     """
-    names = text("TBasket") + text(branch) + text(tree)
+    names = _basket_names(tree, branch)
     length = _KEY.size + len(names) + _BASKET.size
     if ends is None:
         data, width = values, item
@@ -168,7 +174,12 @@ def basket(
 
 def basket_head_length(tree: str, branch: str) -> int:
     """The bytes of a basket's record before its data."""
-    return _KEY.size + len(text("TBasket") + text(branch) + text(tree)) + _BASKET.size
+    return _KEY.size + len(_basket_names(tree, branch)) + _BASKET.size
+
+
+@functools.lru_cache(maxsize=4096)
+def _basket_names(tree: str, branch: str) -> bytes:
+    return text("TBasket") + text(branch) + text(tree)
 
 
 def _counted(version: int, data: bytes) -> bytes:
@@ -180,6 +191,7 @@ def _class(name: str, data: bytes) -> bytes:
     return struct.pack(">II", (len(body) + 4) | _BYTE_COUNT, _NEW_CLASS) + body
 
 
+@functools.lru_cache(maxsize=4096)
 def _named(name: str, title: str, bits: int) -> bytes:
     return _counted(1, struct.pack(">HII", 1, 0, bits) + text(name) + text(title))
 

@@ -56,6 +56,8 @@ class Table(Struct, frozen=True, kw_only=True):
         return self.columns[name]
 
     def slice(self, first: int, stop: int) -> Self:
+        if (first, stop) == (0, self.entries):
+            return self
         return type(self)(
             entries=stop - first,
             columns={name: column[first:stop] for name, column in self.columns.items()},

@@ -54,6 +54,7 @@ def failure(outcome):
         (act("dies", number=signal.SIGBUS), FailureKind.SIGNAL, "SIGBUS"),
         (act("fails", kind="setup", message="no release 21"), FailureKind.SETUP, "no release 21"),
         (act("spoils_the_pipes"), FailureKind.INTERNAL, "pipe of its reports"),
+        (act("counts_wrongly"), FailureKind.EXCEPTION, "could not convert string to float"),
         (act("no_such_act"), FailureKind.EXCEPTION, "KeyError: 'no_such_act'"),
     ],
     ids=lambda value: value["parameters"]["act"] if isinstance(value, dict) else None,

@@ -11,6 +11,7 @@ import uproot
 from execution_rig import Rig, act, new_pool
 
 from dask_runner.batch import FailureKind, OutcomeStatus, PlannedOutput
+from dask_runner.files import path_to_text
 
 OUT = PlannedOutput(name="out.txt")
 ROOT = PlannedOutput(name="out.root", tree="events", entries=100)
@@ -78,6 +79,27 @@ def test_a_link_is_no_output(rig, tmp_path, hard):
     message = output_failure(rig.one(act("links", OUT, name="out.txt", to=str(target), hard=hard)))
     assert ("hard link" if hard else "not a regular file") in message
     assert stat.S_IMODE(target.stat().st_mode) & 0o200, "the input stays writable"
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/etc/passwd", "sub/out.txt", "..", ""])
+def test_an_output_outside_the_folder_is_refused(rig, name):
+    outcome = rig.one(act("say", PlannedOutput(name=name)))
+    assert "is not the name of a file" in output_failure(outcome)
+
+
+def test_names_that_are_hostile_or_not_utf8(rig):
+    rig.attempts = rig.attempts / os.fsdecode(b"a b\xff%41\n'$(x)")
+    rig.attempts.mkdir()
+    for name in (b"out \xfe%41.txt", b"-rf *", b"a\nb"):
+        text = os.fsdecode(name)
+        planned = PlannedOutput(name=path_to_text(text))
+        outcome = rig.one(act("writes_hostile", planned, name=name.hex()))
+        assert outcome.status is OutcomeStatus.DONE, outcome.failure
+        assert outcome.outputs[0].name == planned.name
+        assert (folder_of(rig, outcome) / text).exists()
+        assert rig.body(outcome) == b"content\n"
+    found = rig.one(act("raises"), number=outcome.attempt)
+    assert found.failure.kind is FailureKind.INTERNAL
 
 
 def test_a_fifo_hangs_nobody(rig):

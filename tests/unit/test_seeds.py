@@ -1,5 +1,7 @@
 """The arithmetic of random streams: nothing is shared, nothing depends on grouping."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ def test_blocks_of_the_table_are_disjoint_and_within_pythias_limit():
     )
     assert blocks[0][0] >= 1
     assert blocks[-1][1] <= 900_000_000
-    assert all(a[1] < b[0] for a, b in zip(blocks, blocks[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(blocks))
 
 
 def test_every_run_number_of_the_table_has_a_block_of_its_own():
