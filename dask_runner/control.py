@@ -1,6 +1,7 @@
 """The user's wish to end a run: first drain, then stop.
 
-Drain: start nothing new, let running batches end. Stop: end them now.
+Drain: start nothing new, let running batches end. Stop: end them now. Before there is anything to
+drain (planning, recovery, start of the cluster) the first request ends the command.
 """
 
 import os
@@ -16,6 +17,7 @@ class Control:
     """Set from a signal handler or another thread, read by dispatch."""
 
     def __init__(self) -> None:
+        self.dispatching = False
         self.draining = False
         self.stopping = False
         self.reason = ""
@@ -28,12 +30,18 @@ class Control:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Act on SIGINT, SIGTERM and SIGHUP alike while the context lasts."""
+        """Act on SIGINT, SIGTERM and SIGHUP alike while the context lasts.
+
+        Raises KeyboardInterrupt where they come before dispatch: whatever is interrupted there is
+        safe to be killed, too.
+        """
 
         def handle(number: int, _frame: FrameType | None) -> None:
             if number == signal.SIGHUP:
                 _leave_terminal()
             self.request(signal.Signals(number).name)
+            if not self.dispatching:
+                raise KeyboardInterrupt
 
         before = {number: signal.signal(number, handle) for number in SIGNALS}
         try:

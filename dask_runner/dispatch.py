@@ -56,6 +56,23 @@ class Policy(Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ()
 
 
+def _grouping(cluster: Cluster, policy: Policy) -> Grouping:
+    # With a process for each batch, groups share the way to the host all the same.
+    largest = 0 if policy.largest_group == 1 else policy.largest_group
+    return Grouping(sum(cluster.hosts.values()), largest=largest)
+
+
+def _why_lost(future: Any) -> str:
+    """Why a group's task has no result. Dask's words about a dead worker are about its keys; an
+    exception is a defect of ours on the host, and must be seen.
+    """
+    if future.status == "error":
+        error = future.exception(timeout=30)
+        if type(error).__name__ != "KilledWorker":
+            return f"the worker that ran it failed: {type(error).__name__}: {error}"
+    return "the worker that ran it was lost"
+
+
 class _Flight:
     """A group on its way: the attempts that have no outcome yet, by batch."""
 
@@ -98,7 +115,7 @@ class Dispatcher:
         self._flight_of: dict[int, str] = {}
         self._fingerprints: dict[int, list[str]] = {}
         self._latest: deque[str] = deque(maxlen=_LATEST)
-        self._grouping = Grouping(sum(cluster.hosts.values()), largest=policy.largest_group)
+        self._grouping = _grouping(cluster, policy)
         self._groups = 0
         self._began = time.monotonic()
         self._shown = 0.0
@@ -110,6 +127,7 @@ class Dispatcher:
         """
         self._todo = deque(array("q", indices))
         client = self._cluster.client()
+        self._control.dispatching = True
         topic = f"dask-runner-{self._run}"
         try:
             client.subscribe_topic(topic, lambda event: self._events.put(("stream", event[1])))
@@ -175,6 +193,7 @@ class Dispatcher:
             limits=self._limits(),
             versions=self._policy.versions,
             preload=self._policy.preload,
+            alone=self._policy.largest_group == 1,
         )
         flight.future = client.submit(run_group, encode_group(group), key=key, pure=False)
         flight.future.add_done_callback(lambda _future: self._events.put(("end", key)))
@@ -217,9 +236,7 @@ class Dispatcher:
             except (OSError, TimeoutError) as error:
                 flight.lost = f"its result could not be fetched: {error}"
         else:
-            # Dask's own words are about its keys; who died is in the agent's report.
-            flight.lost = f"the worker that ran it was lost ({flight.future.status})"
-            _log.info("group %s: %r", key, flight.future)
+            flight.lost = _why_lost(flight.future)
         flight.future.release()
         flight.future = None
         return outcomes

@@ -42,7 +42,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
 def check(
     workload: Workload, plan: Plan, settings: Settings, *, outputs: Path, rerun: bool = False
 ) -> DryRun:
-    """Check the plan (of a rerun: what is left of it) against this machine."""
+    """Check the plan (of a rerun: what is left of it, maybe nothing) against this machine."""
     batches = plan.batches
     slots = settings.run.slots or os.cpu_count() or 1
     free = shutil.disk_usage(_existing(outputs)).free
@@ -55,7 +55,7 @@ def check(
         *([] if rerun else existing_outputs(plan, outputs)),
         *_capacity(settings, slots, free=free, size=size),
     ]
-    if not batches:
+    if not batches and not rerun:
         problems.append("there is nothing to do: the plan has no batches")
     return DryRun(
         batches=len(batches),

@@ -158,7 +158,7 @@ def _publish(file: MergedFile, beside: Path, target: Path) -> MergedFile:
     except FileExistsError as error:
         raise UsageError(
             f"{final} exists already and is not overwritten",
-            hint="remove it, or merge to another folder with --output",
+            hint="remove it, or merge to another folder with --output-dir",
         ) from error
     fsync_folder(target)
     return msgspec.structs.replace(file, path=os.fspath(final))

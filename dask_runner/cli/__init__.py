@@ -3,14 +3,22 @@
 One module for each family of commands. Nothing heavy is imported before a command runs.
 """
 
+import errno
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn, TextIO, cast
 
 import typer
 
 from dask_runner.cli import attend, configure, dispatching, finish, read
-from dask_runner.cli.console import configure_logging, err, print_error
-from dask_runner.errors import EXIT_INTERRUPTED, RunnerError
+from dask_runner.cli.console import (
+    ForgivingStream,
+    configure_logging,
+    err,
+    print_error,
+    silence,
+    writing,
+)
+from dask_runner.errors import EXIT_INTERRUPTED, RunnerError, StorageError
 from dask_runner.version import __version__
 
 app = typer.Typer(
@@ -20,6 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Independent batches of physics work over department machines.",
 )
+
+# Of a disk, wherever it was met and not translated.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 _START = "Start"
 _WORK = "Work"
@@ -66,11 +77,23 @@ def common(
 
 def main() -> None:
     """Run the command of `sys.argv` and exit with its code."""
+    sys.stderr = cast("TextIO", ForgivingStream(sys.stderr))
     try:
-        app()
+        with writing():
+            app()
     except RunnerError as error:
-        print_error(error)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        # What still waits for that disk would fail again at the very end.
+        silence(1)
+        _fail(StorageError(f"cannot write: {error}", hint="is the disk full?"))
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(error: RunnerError) -> NoReturn:
+    print_error(error)
+    sys.exit(error.exit_code)

@@ -11,7 +11,7 @@ import typer
 
 from dask_runner import run_folder
 from dask_runner.cli import options
-from dask_runner.cli.console import err, escape, out, print_json
+from dask_runner.cli.console import err, escape, out, print_json, report
 from dask_runner.cli.dispatching import exit_code
 from dask_runner.errors import EXIT_DONE, EXIT_INTERRUPTED, ClusterError, UsageError
 
@@ -129,10 +129,9 @@ def _follow(folder: "RunFolder", progress: "Progress") -> None:
 
 def _end(folder: "RunFolder", *, json: bool) -> None:
     from dask_runner.manifest import read_state
-    from dask_runner.reports import REPORTS
     from dask_runner.summary import summarize
 
     summary = summarize(read_state(folder.manifest))
-    REPORTS["json" if json else "terminal"](summary, out)
+    report(summary, json=json)
     code = exit_code(summary, interrupted=bool(summary.pending))
     raise typer.Exit(code or EXIT_DONE)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 from rich.console import Console
@@ -16,19 +16,74 @@ from rich.markup import escape
 from dask_runner.errors import RunnerError
 
 
+def _open_standard_streams() -> None:
+    """A closed descriptor of 0 to 2 would become that of the next file opened: the manifest."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # Python has none where the descriptor was closed.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+_open_standard_streams()
+
+
+def silence(descriptor: int) -> None:
+    """Send to nowhere what is written to `descriptor`, also what waits in Python's buffer."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+class ForgivingStream:
+    """stderr, whose reader may have gone and whose disk may be full: no reason to end a run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            silence(2)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            silence(2)
+
+
 class _Output(Console):
     """Ends quietly, and well, when who reads us (head, less) has seen enough."""
 
     def on_broken_pipe(self) -> None:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        silence(1)
         raise SystemExit(0)
 
 
 out = _Output(highlight=False, soft_wrap=not sys.stdout.isatty())
 err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
-__all__ = ["configure_logging", "err", "escape", "out", "print_error", "print_json", "writing"]
+__all__ = [
+    "ForgivingStream",
+    "configure_logging",
+    "err",
+    "escape",
+    "out",
+    "print_error",
+    "print_json",
+    "report",
+    "silence",
+    "writing",
+]
 
 
 def print_json(value: Any) -> None:
@@ -38,12 +93,25 @@ def print_json(value: Any) -> None:
         sys.stdout.write(data.decode() + "\n")
 
 
+def report(view: Any, *, json: bool) -> None:
+    """Show a view on stdout. If nobody reads it any more, the exit code is still what counts."""
+    from dask_runner.reports import REPORTS
+
+    try:
+        REPORTS["json" if json else "terminal"](view, out)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(1)
+
+
 @contextmanager
 def writing() -> Iterator[None]:
     """Around what is written to stdout without rich: a closed pipe is no error."""
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
         out.on_broken_pipe()
 

@@ -13,7 +13,7 @@ import typer
 
 from dask_runner import run_folder
 from dask_runner.cli import options
-from dask_runner.cli.console import err, escape, out, print_json
+from dask_runner.cli.console import err, escape, out, print_json, report
 from dask_runner.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -361,7 +361,8 @@ def _detach(path: Path, request: Any, *, json: bool) -> None:
     with (path / "driver.log").open("ab") as log:
         driver = subprocess.Popen(
             [
-                *(sys.executable, "-m", "dask_runner", "drive"),
+                # -P: no module is imported from the folder that the user happens to be in.
+                *(sys.executable, "-P", "-m", "dask_runner", "drive"),
                 os.fspath(path.absolute()),
                 msgspec.json.encode(request).decode(),
             ],
@@ -391,9 +392,7 @@ def _detach(path: Path, request: Any, *, json: bool) -> None:
 
 def _finish(summary: "Summary", control: "Control", *, json: bool) -> None:
     """Show the summary; exit with what it means."""
-    from dask_runner.reports import REPORTS
-
-    REPORTS["json" if json else "terminal"](summary, out)
+    report(summary, json=json)
     raise typer.Exit(exit_code(summary, interrupted=control.draining))
 
 

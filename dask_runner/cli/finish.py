@@ -55,7 +55,9 @@ def merge(
     *,
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", "-o", help="Folder [default: merged, in the run folder]."),
+        typer.Option(
+            "--output-dir", "-o", help="Folder.", show_default="merged, in the run folder"
+        ),
     ] = None,
     acceptance: Annotated[float, typer.Option(help="Share of the events that must be done.")] = 1.0,
     runs: options.Runs = None,
@@ -88,7 +90,8 @@ def replay(
     *,
     pdb: Annotated[bool, typer.Option("--pdb", help="Debug where it raises.")] = False,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Folder to run in [default: a new one here].")
+        Path | None,
+        typer.Option("--folder", help="Folder to run in.", show_default="a new one here"),
     ] = None,
     runs: options.Runs = None,
     settings: options.SettingsFile = None,
@@ -101,7 +104,7 @@ def replay(
         # NumPy reads these when it is imported: only a new interpreter can have them.
         os.execve(  # noqa: S606  (our own command line again)
             sys.executable,
-            [sys.executable, "-m", "dask_runner", *sys.argv[1:]],
+            [sys.executable, "-P", "-m", "dask_runner", *sys.argv[1:]],
             {**os.environ, **pinned_environment()},
         )
     from dask_runner.replaying import replay_batch
@@ -152,13 +155,22 @@ def clean(
         err.print(escape(folder))
     if outputs:
         what += f", {found.outputs} of them published outputs"
-    if not yes and not typer.confirm(f"remove {what}?", err=True):
-        raise UsageError("nothing was removed")
+    if not yes and not _confirmed(f"remove {what}?"):
+        raise UsageError("nothing was removed", hint="--yes does not ask")
     remove(state, outputs=outputs)
     if json:
         print_json(found)
     else:
         out.print(escape(f"removed {what}; the manifest is in {state.folder.path}"))
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        # The end of stdin is nobody's yes.
+        err.print()
+        return False
 
 
 def _state(timestamp: str, runs: Path | None, settings: Path | None) -> "RunState":

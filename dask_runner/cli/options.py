@@ -11,7 +11,9 @@ from dask_runner.settings import LoadedSettings, load_settings
 
 SettingsFile = Annotated[
     Path | None,
-    typer.Option("--settings", help="Settings file [default: ./settings.toml if there is one]."),
+    typer.Option(
+        "--settings", help="Settings file.", show_default="./settings.toml if there is one"
+    ),
 ]
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -45,7 +47,9 @@ Memory = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output-dir", "-o", help="Folder for the outputs [default: in the run folder]."),
+    typer.Option(
+        "--output-dir", "-o", help="Folder for the outputs.", show_default="in the run folder"
+    ),
 ]
 
 

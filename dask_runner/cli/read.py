@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dask_runner.cli import options
-from dask_runner.cli.console import err, out, writing
+from dask_runner.cli.console import err, out, report, writing
 from dask_runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def runs(
     """List all runs with label, verdict and size, newest last."""
     from dask_runner.reports.listing import run_list
 
-    _give(run_list(_runs_folder(runs, settings)), json=json)
+    report(run_list(_runs_folder(runs, settings)), json=json)
 
 
 def status(
     timestamp: Annotated[
         str | None,
-        typer.Argument(help="A run [default: the cluster and all active runs together]."),
+        typer.Argument(help="A run.", show_default="the cluster and all active runs together"),
     ] = None,
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every 2 s.")] = False,
@@ -53,7 +53,7 @@ def status(
     if watch:
         _watch(view)
     else:
-        _give(view.look(), json=json)
+        report(view.look(), json=json)
 
 
 def show(
@@ -78,7 +78,7 @@ def show(
         if batch is None
         else batch_detail(state, batch, active=driver is not None)
     )
-    _give(view, json=json)
+    report(view, json=json)
 
 
 def logs(
@@ -89,7 +89,8 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Go on until the attempt has ended.")
     ] = False,
     attempt: Annotated[
-        int | None, typer.Option("--attempt", min=1, help="Which attempt [default: the latest].")
+        int | None,
+        typer.Option("--attempt", min=1, help="Which attempt.", show_default="the latest"),
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="All bytes as they are; repetition is not folded.")
@@ -120,7 +121,7 @@ def errors(
     from dask_runner.reports.detail import errors_of
 
     path = _find(_runs_folder(runs, settings), timestamp)
-    _give(errors_of(read_state(path)), json=json)
+    report(errors_of(read_state(path)), json=json)
 
 
 def _runs_folder(runs: Path | None, settings: Path | None) -> Path:
@@ -131,12 +132,6 @@ def _find(runs: Path, timestamp: str) -> Path:
     from dask_runner.run_folder import find
 
     return find(runs, timestamp)
-
-
-def _give(view: Any, *, json: bool) -> None:
-    from dask_runner.reports import REPORTS
-
-    REPORTS["json" if json else "terminal"](view, out)
 
 
 def _watch(view: "Watch") -> None:

@@ -10,6 +10,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -77,7 +78,15 @@ def read_message(kind: type[T]) -> T:
 
 def send_event(event: Event) -> None:
     """Tell one event on stdout."""
-    os.write(1, msgspec.json.encode(event) + b"\n")
+    send_line(msgspec.json.encode(event) + b"\n")
+
+
+def send_line(line: bytes) -> None:
+    """Write a line to stdout. If nobody is there any more, stdin has ended too, and its end is what
+    is acted on: here it is no error, which would keep us from ending in order.
+    """
+    with suppress(BrokenPipeError):
+        os.write(1, line)
 
 
 def when_stdin_ends(action: Callable[[], None]) -> None:

@@ -57,7 +57,9 @@ def configure_dask() -> None:
     dask.config.set({**_SETTINGS, "temporary-directory": tempfile.gettempdir()})
     # What matters to a user is said by the agent and in the manifest; what is left are tracebacks
     # of connections that end because we end them.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # Dask gives its client a level of its own.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def security(credentials: Credentials) -> Security:

@@ -24,6 +24,7 @@ from dask_runner.cluster.channel import (
     encode_message,
     read_message,
     send_event,
+    send_line,
 )
 from dask_runner.execution.process_tree import become_subreaper, kill_until_empty
 
@@ -129,7 +130,7 @@ async def _forward(process: Process) -> bool:
     assert process.stdout is not None
     told = False
     while line := await process.stdout.readline():
-        os.write(1, line)
+        send_line(line)
         told = True
     return told
 
@@ -166,7 +167,7 @@ def main() -> None:
     """Read the configuration, then supervise."""
     config = read_message(AgentConfig)
     os.set_blocking(0, True)
-    os.write(1, config.nonce.encode() + b"\n")
+    send_line(config.nonce.encode() + b"\n")
     become_subreaper()
     for number in (signal.SIGINT, signal.SIGHUP):
         # The terminal's Ctrl-C is the driver's to act on; ours is the end of stdin.

@@ -51,6 +51,15 @@ class LocalCluster:
         return self._failure
 
     def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            # Whatever it is (also Ctrl-C), nobody else will end what has been started.
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
         nonce = secrets.token_hex(16)
         self._agent = subprocess.Popen(
             [sys.executable, "-I", "-m", "dask_runner.cluster.host_agent"],
@@ -80,9 +89,7 @@ class LocalCluster:
         self._reader.start()
         if not self._ready.wait(_START_TIMEOUT) or self._failure:
             reason = self._failure or f"not ready after {_START_TIMEOUT:.0f} s"
-            self.__exit__()
             raise ClusterError(f"the local cluster did not start: {reason}")
-        return self
 
     def __exit__(self, *exc: object) -> None:
         """End the agent, which ends all below it."""
@@ -120,7 +127,10 @@ class LocalCluster:
                 direct_to_workers=True,
             )
         except (OSError, TimeoutError) as error:
-            raise ClusterError(f"cannot reach the scheduler at {self.address}: {error}") from error
+            reason = self._failure or f"cannot reach the scheduler at {self.address}: {error}"
+            raise ClusterError(
+                f"the cluster was lost: {reason}", hint="`dask-runner rerun` does what is left"
+            ) from error
 
     def _read(self, nonce: str) -> None:
         """Take in the agent's events for as long as it lives; never stop reading."""

@@ -19,10 +19,19 @@ from dask_runner.errors import ClusterError
 from dask_runner.execution import process_tree, slot
 from dask_runner.execution.failures import Cause
 from dask_runner.execution.nursery import Nursery, SlotLink
-from dask_runner.execution.task import GroupHead, decode_group, encode_outcomes
+from dask_runner.execution.task import (
+    GroupHead,
+    decode_group,
+    encode_group,
+    encode_outcomes,
+    join_outcomes,
+)
 from dask_runner.files import text_to_path
 
 logger = logging.getLogger(__name__)
+
+# How often outcomes of batches with processes of their own are passed on, in s.
+_STREAM_EVERY = 0.2
 
 
 class PoolConfig(Struct, frozen=True, kw_only=True):
@@ -106,6 +115,8 @@ class Pool:
         try:
             with self._free:
                 running.since = time.monotonic()
+                if head.alone:
+                    return self._run_alone(running, head, stream)
                 return self._run_in_slot(running, head, stream)
         finally:
             with self._lock:
@@ -142,6 +153,21 @@ class Pool:
                 )
             )
         return states
+
+    def _run_alone(
+        self, running: _Running, head: GroupHead, stream: Callable[[bytes], None]
+    ) -> bytes:
+        """One attempt after the other, each in a process of its own."""
+        waiting: list[bytes] = []
+        streamed = time.monotonic()
+        for single in decode_group(running.data).singles():
+            running.data = encode_group(single)
+            running.settled = running.current = 0
+            waiting.append(self._run_in_slot(running, head, waiting.append))
+            if time.monotonic() - streamed >= _STREAM_EVERY:
+                stream(join_outcomes(waiting))
+                waiting, streamed = [], time.monotonic()
+        return join_outcomes(waiting)
 
     def _run_in_slot(
         self, running: _Running, head: GroupHead, stream: Callable[[bytes], None]

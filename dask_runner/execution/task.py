@@ -7,7 +7,7 @@ that no pickle of ours is ever loaded, and a worker relays outcomes without look
 from typing import Self
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from dask_runner.batch import Attempt, Outcome, WorkloadSpec
 
@@ -36,7 +36,7 @@ class Group(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `topic` is where outcomes are streamed to; `attempts_folder` is path text; `versions` go into
     the head of each log; `preload` are modules that a host imports once, before its batches
-    (the workload's own `preload`).
+    (the workload's own `preload`). `alone`: each attempt gets a process of its own all the same.
     """
 
     run: str
@@ -47,6 +47,11 @@ class Group(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: Limits = field(default_factory=Limits)
     versions: dict[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
+    alone: bool = False
+
+    def singles(self) -> list["Group"]:
+        """A group for each attempt."""
+        return [structs.replace(self, attempts=(attempt,)) for attempt in self.attempts]
 
 
 class GroupHead(Struct, frozen=True, kw_only=True):
@@ -55,6 +60,7 @@ class GroupHead(Struct, frozen=True, kw_only=True):
     run: str
     topic: str
     preload: tuple[str, ...] = ()
+    alone: bool = False
 
     @classmethod
     def of(cls, data: bytes) -> Self:

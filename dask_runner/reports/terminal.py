@@ -1,5 +1,6 @@
 """Views as text for a terminal: which view is laid out by what."""
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +30,15 @@ def write(view: Any, console: Console) -> None:
     """Write `view` to the console. Tables fit a terminal's width, and are as wide as they need in a
     file or a pipe; text is left whole, to be copied.
     """
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_UNLIMITED, color_system=None)
+    if console.is_terminal:
+        _print(view, console)
+        return
+    page = io.StringIO()
+    _print(view, Console(file=page, width=_UNLIMITED, color_system=None))
+    console.file.write(page.getvalue())
+
+
+def _print(view: Any, console: Console) -> None:
     for piece in _LAYOUTS[type(view)](view):
         console.print(piece, soft_wrap=isinstance(piece, Text), highlight=False)
 

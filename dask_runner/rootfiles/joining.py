@@ -82,7 +82,8 @@ class _Contents:
         self.path = path
         self.trees = trees
         self.histograms = sorted(n for n, kind in classes.items() if histograms.supports(kind))
-        known = {*self.trees, *self.histograms, layout.METADATA, index.NAME}
+        known = {layout.METADATA, index.NAME, *self.histograms}
+        known.update(name for name in trees if classes[name] == "TTree")
         for name, kind in classes.items():
             if name not in known and not kind.startswith("TDirectory"):
                 raise BadInputError(

@@ -19,6 +19,7 @@ _FILE_VERSION = 1_062_400
 BEGIN = 100
 _COMPRESSION = 101  # ZLIB, level 1
 _BLOCK = 0xFFFFFF
+_SHORT = 512
 _BYTE_COUNT = 0x40000000
 _NEW_CLASS = 0xFFFFFFFF
 _MAP_OFFSET = 2
@@ -90,7 +91,11 @@ def text(value: str | bytes) -> bytes:
 
 
 def compressed(data: bytes) -> bytes:
-    """ROOT's compressed blocks; the data itself where that is not larger."""
+    """ROOT's compressed blocks; the data itself where that is not larger, or very short: setting
+    up the compressor takes longer than all else that is done with a small basket.
+    """
+    if len(data) < _SHORT:
+        return data
     blocks = []
     for start in range(0, len(data), _BLOCK):
         block = data[start : start + _BLOCK]

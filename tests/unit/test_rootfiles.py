@@ -252,6 +252,8 @@ def test_rntuples_are_counted_and_read_through(path):
         file["events"] = {"x": np.arange(40.0)}
     assert rootfiles.count_entries(path, "events") == 40
     assert rootfiles.validate(path, "events") == 40
+    with pytest.raises(BadInputError, match="'events' is a .*RNTuple, which cannot be merged"):
+        rootfiles.concatenate([path], path.with_name("joined.root"), {})
 
 
 def test_joined_files_equal_the_file_that_was_never_cut(tmp_path):
