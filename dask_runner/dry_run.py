@@ -118,9 +118,7 @@ def _capacity(settings: Settings, slots: int, *, free: int, size: int) -> list[s
     # The built-in outputs are smaller than their inputs; less space than the inputs take will not
     # do for anybody.
     if free < size:
-        problems.append(
-            f"{free / 1e9:.1f} GB free for outputs, but inputs of {size / 1e9:.1f} GB"
-        )
+        problems.append(f"{free / 1e9:.1f} GB free for outputs, but inputs of {size / 1e9:.1f} GB")
     available = psutil.virtual_memory().available
     if settings.run.memory and settings.run.memory * _MEGABYTE > available:
         problems.append(

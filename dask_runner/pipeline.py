@@ -5,9 +5,7 @@
 `run` makes the manifest; from there on `run` and `rerun` are the same code (`drive`).
 """
 
-import getpass
 import logging
-import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,10 @@ from dask_runner.cluster import CLUSTERS, Cluster, ClusterConfig
 from dask_runner.control import Control
 from dask_runner.dispatch import Dispatcher, Policy
 from dask_runner.dry_run import DryRun, check, existing_outputs
-from dask_runner.errors import BadInputError, UsageError
+from dask_runner.errors import BadInputError, ClusterError, UsageError
 from dask_runner.execution.task import Limits
 from dask_runner.files import path_to_text
+from dask_runner.identity import user_name, whoami
 from dask_runner.manifest import (
     Header,
     Manifest,
@@ -86,6 +85,7 @@ class RerunRequest(Struct, frozen=True, kw_only=True):
     overrides: dict[str, Any] = field(default_factory=dict)
     argv: tuple[str, ...] = ()
     resume: bool = False
+    accept_numerics: bool = False
 
 
 def create(request: RunRequest) -> tuple[RunFolder, Manifest]:
@@ -148,6 +148,7 @@ def rerun(path: Path, request: RerunRequest, *, control: Control, progress: Prog
             overrides=request.overrides,
             control=control,
             progress=progress,
+            accept_numerics=request.accept_numerics,
         )
         return summarize(manifest.state)
 
@@ -160,6 +161,7 @@ def drive(
     control: Control,
     progress: Progress,
     overrides: dict[str, Any] | None = None,
+    accept_numerics: bool = False,
 ) -> None:
     """From "cluster open" on: dispatch what is selected and not done."""
     header = manifest.state.header
@@ -169,6 +171,7 @@ def drive(
         return
     workload = load(header.workload)
     with open_cluster(settings, workload, header) as cluster, progress:
+        check_numerics(manifest.state, cluster, accept=accept_numerics)
         manifest.record(
             Note(
                 kind="cluster",
@@ -177,6 +180,7 @@ def drive(
                     "name": cluster.name,
                     "address": cluster.address,
                     "hosts": dict(cluster.hosts),
+                    "numerics": dict(cluster.numerics),
                 },
             )
         )
@@ -290,9 +294,25 @@ def open_cluster(settings: Settings, workload: Workload, header: Header) -> Clus
     return CLUSTERS["local"](config)
 
 
-def whoami() -> str:
-    """user@host:pid, for the record."""
-    return f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
+def check_numerics(state: RunState, cluster: Cluster, *, accept: bool) -> None:
+    """Raise ClusterError if a host computes other bits than those that worked on this run."""
+    seen = [
+        known
+        for note in state.notes
+        if note.kind == "cluster"
+        for known in note.data.get("numerics", {}).items()
+    ]
+    first = next(iter([*seen, *cluster.numerics.items()]))
+    others = [host for host, found in cluster.numerics.items() if found != first[1]]
+    if others and not accept:
+        raise ClusterError(
+            f"{', '.join(others)}: the numerics self-test gives other bits than on {first[0]}, "
+            "where this run began",
+            hint="another processor, C library or package? --accept-numerics goes on all the same, "
+            "and the manifest keeps it on record",
+        )
+    for host in others:
+        _log.warning("%s computes other bits than %s; accepted on request", host, first[0])
 
 
 def _outputs(request: RunRequest) -> Path | None:
@@ -309,7 +329,7 @@ def _header(request: RunRequest, folder: RunFolder) -> Header:
         seed=request.settings.run.seed,
         argv=tuple(path_to_text(word) for word in request.argv),
         label=request.label,
-        user=getpass.getuser(),
+        user=user_name(),
         host=socket.gethostname(),
         code_version=code_version(),
         versions=versions(),

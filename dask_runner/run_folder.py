@@ -11,6 +11,7 @@ Attempt folders must be on the file system of the outputs, because publishing is
 output folder outside the run folder they are in `<outputs>/.dask-runner/<timestamp>/`.
 """
 
+import errno
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from msgspec import Struct
 from dask_runner.errors import ManifestError, StorageError, UsageError
 
 LOG_NAME = "log.txt"
+_ATTEMPTS = ".dask-runner"
 
 
 class RunFolder(Struct, frozen=True, kw_only=True):
@@ -61,7 +63,7 @@ class RunFolder(Struct, frozen=True, kw_only=True):
         if outputs is None:
             return cls(path=path, outputs=path / "outputs", attempts=path / "attempts")
         outputs = outputs.absolute()
-        return cls(path=path, outputs=outputs, attempts=outputs / ".dask-runner" / path.name)
+        return cls(path=path, outputs=outputs, attempts=outputs / _ATTEMPTS / path.name)
 
 
 def attempt_name(index: int, number: int) -> str:
@@ -75,11 +77,14 @@ def group_log_name(index: int, number: int) -> str:
 
 
 def claim(runs: Path, outputs: Path | None = None, *, now: datetime | None = None) -> RunFolder:
-    """Make a new run folder named by the UTC second; `-2`, `-3` ... if the second is taken.
+    """Make a new run folder named by the UTC second; `-2`, `-3` ... if the second is taken. The
+    folder for outputs is made too: better now than by every batch that it cannot be.
 
     mkdir is atomic, also on NFS: two runs in one second never share a folder.
     """
     stamp = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    if outputs is not None:
+        _make_outputs(outputs)
     try:
         runs.mkdir(parents=True, exist_ok=True)
         for number in range(1, 10_000):
@@ -95,6 +100,19 @@ def claim(runs: Path, outputs: Path | None = None, *, now: datetime | None = Non
             hint="choose another folder with storage.runs in settings.toml or --runs",
         ) from error
     raise StorageError(f"{runs}: no free name for a run at {stamp}")
+
+
+def _make_outputs(outputs: Path) -> None:
+    try:
+        # Attempts stand beside outputs: with theirs the folder has proved that it can be written.
+        (outputs / _ATTEMPTS).mkdir(parents=True, exist_ok=True)
+        if not os.access(outputs / _ATTEMPTS, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise StorageError(
+            f"cannot write outputs to {outputs}: {error.strerror}",
+            hint="choose another folder for the outputs; nothing was started",
+        ) from error
 
 
 def find(runs: Path, timestamp: str) -> Path:

@@ -5,6 +5,7 @@ One module for each family of commands. Nothing heavy is imported before a comma
 
 import errno
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn, TextIO, cast
 
 import typer
@@ -18,7 +19,7 @@ from dask_runner.cli.console import (
     silence,
     writing,
 )
-from dask_runner.errors import EXIT_INTERRUPTED, RunnerError, StorageError
+from dask_runner.errors import EXIT_INTERRUPTED, RunnerError, StorageError, UsageError
 from dask_runner.version import __version__
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 
 # Of a disk, wherever it was met and not translated.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 _START = "Start"
 _WORK = "Work"
@@ -73,6 +74,10 @@ def common(
     ] = False,
 ) -> None:
     configure_logging(verbose=verbose)
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("this folder was removed", hint="go to one that is there: cd") from None
 
 
 def main() -> None:
@@ -88,7 +93,7 @@ def main() -> None:
             raise
         # What still waits for that disk would fail again at the very end.
         silence(1)
-        _fail(StorageError(f"cannot write: {error}", hint="is the disk full?"))
+        _fail(StorageError(str(error), hint="look at the disk's space and the permissions there"))
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(EXIT_INTERRUPTED)

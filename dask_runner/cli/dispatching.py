@@ -231,6 +231,10 @@ def rerun(
     accept_changed_inputs: Annotated[
         bool, typer.Option("--accept-changed-inputs", help="Go on with inputs that have changed.")
     ] = False,
+    accept_numerics: Annotated[
+        bool,
+        typer.Option("--accept-numerics", help="Go on though this machine computes other bits."),
+    ] = False,
     break_lock: Annotated[
         bool, typer.Option("--break-lock", help="Take the lock of a driver on another host.")
     ] = False,
@@ -260,6 +264,7 @@ def rerun(
         selection=Selection(batches=tuple(batch or ()), cause=cause, first=first),
         accept_changed_inputs=accept_changed_inputs,
         break_lock=break_lock,
+        accept_numerics=accept_numerics,
         overrides=overrides,
         argv=options.argv(),
     )

@@ -51,12 +51,15 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the agent tells: `kind` is scheduler, worker, worker-died, scheduler-died or error."""
+    """What the agent tells: `kind` is scheduler, worker, worker-died, scheduler-died or error.
+    A worker tells the hash of its numerics self-test.
+    """
 
     kind: str
     address: str = ""
     pid: int = 0
     text: str = ""
+    numerics: str = ""
 
 
 def encode_message(message: Struct) -> bytes:

@@ -34,6 +34,10 @@ class Cluster(Protocol):
     def hosts(self) -> Mapping[str, int]:
         """Slots by the host's name, for the hosts that are up."""
 
+    @property
+    def numerics(self) -> Mapping[str, str]:
+        """The hash of its numerics self-test by the host's name: which bits it computes."""
+
     def client(self) -> Any:
         """A connected `distributed.Client`. Raises ClusterError if the scheduler is gone."""
 

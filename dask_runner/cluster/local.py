@@ -33,6 +33,7 @@ class LocalCluster:
     def __init__(self, config: ClusterConfig) -> None:
         self.name = f"local-{secrets.token_hex(4)}"
         self.address = ""
+        self.numerics: dict[str, str] = {}
         self._slots = config.slots or os.cpu_count() or 1
         self._config = config
         self._credentials = make_credentials(self.name)
@@ -155,6 +156,7 @@ class LocalCluster:
         if event.kind == "scheduler":
             self.address = event.address
         elif event.kind == "worker":
+            self.numerics[self._host] = event.numerics
             self._ready.set()
         elif self._closing:
             return

@@ -6,7 +6,10 @@ stdin, tells when it is ready on stdout, ends with everything below it when stdi
 
 import asyncio
 import os
+import shutil
 import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 from distributed import Worker
 
@@ -18,6 +21,7 @@ from dask_runner.cluster.channel import (
     when_stdin_ends,
 )
 from dask_runner.cluster.dask_settings import configure_dask, security
+from dask_runner.execution.numerics import cached_selftest
 from dask_runner.execution.worker import PoolConfig, start_pool, stop_pool
 
 
@@ -37,7 +41,9 @@ async def serve(config: WorkerConfig, folder: str) -> None:
         dashboard_address="127.0.0.1:0",
         death_timeout=60,
     ) as worker:
-        send_event(Event(kind="worker", address=worker.address, pid=os.getpid()))
+        # Nothing is sent here before it is known which bits this host computes.
+        numerics = await asyncio.to_thread(cached_selftest)
+        send_event(Event(kind="worker", address=worker.address, pid=os.getpid(), numerics=numerics))
         await worker.finished()
 
 
@@ -58,7 +64,11 @@ def main() -> None:
         )
 
         def end() -> None:
+            # The agent is gone, and with it who would have removed its private folder.
             stop_pool()
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                Path(folder).parent.rmdir()
             os._exit(0)
 
         when_stdin_ends(end)

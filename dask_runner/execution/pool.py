@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # How often outcomes of batches with processes of their own are passed on, in s.
 _STREAM_EVERY = 0.2
+# So many slots may end before they take a batch; then the host is at fault.
+_DEATHS = 10
 
 
 class PoolConfig(Struct, frozen=True, kw_only=True):
@@ -193,7 +195,7 @@ class Pool:
 
     def _begin(self, running: _Running, preload: tuple[str, ...]) -> SlotLink | None:
         """The slot that has taken the group; None if it was cancelled before."""
-        while True:
+        for _ in range(_DEATHS):
             link = self._take_slot(preload)
             with self._lock:
                 if running.cancelled.is_set() or link is None:
@@ -211,6 +213,10 @@ class Pool:
             with self._lock:
                 running.link = None
             link.wait_until_clean()  # it died while it was idle: nobody's fault
+        raise ClusterError(
+            f"{_DEATHS} slot processes in a row ended before they took a batch",
+            hint="their own words are in the worker's log",
+        )
 
     def _collect(
         self, link: SlotLink, running: _Running, stream: Callable[[bytes], None]

@@ -6,7 +6,6 @@ itself: that happens in processes that it forks and supervises.
 """
 
 import contextlib
-import getpass
 import os
 import secrets
 import shutil
@@ -33,6 +32,7 @@ from dask_runner.execution.supervisor import Control, Ending, Supervisor, Worker
 from dask_runner.execution.task import Group, Limits, decode_group, encode_outcomes
 from dask_runner.execution.wire import Channel
 from dask_runner.files import text_to_path
+from dask_runner.identity import user_name
 
 GROUP: Final = 1
 CANCEL: Final = 2
@@ -79,7 +79,7 @@ class _Slot:
         self._settings = settings
         self._wakeup = wakeup
         self._priority: tuple[int, bool] | None = None
-        self._user = getpass.getuser()
+        self._user = user_name()
         self._scratch: tuple[str, Path | None] = ("", None)
 
     def serve(self) -> None:

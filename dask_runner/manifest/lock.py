@@ -6,7 +6,6 @@ the flock is held. POSIX lockf is not used: it is lost when the process closes t
 """
 
 import fcntl
-import getpass
 import os
 import socket
 import sys
@@ -19,6 +18,7 @@ from msgspec import Struct
 
 from dask_runner.errors import LockedError, StorageError
 from dask_runner.files import path_to_text
+from dask_runner.identity import user_name
 from dask_runner.manifest.records import utc_now
 from dask_runner.run_folder import RunFolder
 
@@ -150,7 +150,7 @@ def _myself() -> LockHolder:
         namespace=_namespace(),
         since=utc_now(),
         argv=tuple(path_to_text(word) for word in sys.argv),
-        user=_user(),
+        user=user_name(),
     )
 
 
@@ -182,10 +182,3 @@ def _boot_id() -> str:
 
 def _namespace() -> str:
     return str(Path("/proc/self/ns/pid").readlink())
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name
-        return str(os.getuid())

@@ -235,3 +235,21 @@ def test_row_8_output_disk_full_fails_attempts_and_publishes_nothing_partial(job
     assert len(result.done) <= 1
     causes = jobs.json("errors", "last")["causes"]
     assert causes, "a full disk must be explained"
+
+
+def test_a_host_that_computes_other_bits_is_refused_unless_accepted(jobs):
+    jobs.go()
+    jobs.run(*jobs.words(2, "--first", "1"))
+    # The self-test's answer as it would be after a change of processor or C library.
+    folder = jobs.folder / "cache" / "dask-runner"
+    jobs.environment["XDG_CACHE_HOME"] = str(jobs.folder / "cache")
+    jobs.run(*jobs.words(1))
+    (cache,) = folder.iterdir()
+    key, _, _ = cache.read_text().partition("\n")
+    cache.write_text(f"{key}\nnumpy+fit 0123456789abcdef")
+    first = jobs.timestamps[0]
+    refused = jobs.run("rerun", first, expect=6)
+    assert "other bits" in refused.stderr
+    jobs.run("rerun", first, "--accept-numerics")
+    lines = (jobs.runs / first / "manifest.jsonl").read_text()
+    assert "0123456789abcdef" in lines, "what was accepted is on record"

@@ -33,6 +33,9 @@ class Future:
     def result(self, timeout: float) -> bytes:
         return self._data
 
+    def exception(self, timeout: float) -> Exception:
+        return type("KilledWorker", (Exception,), {})("group-1", "worker")
+
     def release(self) -> None:
         self.status = "released"
 
