@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 _START_TIMEOUT = 60.0
 _END_TIMEOUT = 15.0
+_CONNECT_TIMEOUT = 10
+_CONNECT_TRIES = 3
 
 
 class LocalCluster:
@@ -119,19 +121,25 @@ class LocalCluster:
         from dask_runner.cluster.dask_settings import configure_dask, security  # noqa: PLC0415
 
         configure_dask()
-        try:
-            return Client(
-                self.address,
-                security=security(self._credentials),
-                set_as_default=False,
-                timeout=30,
-                direct_to_workers=True,
-            )
-        except (OSError, TimeoutError) as error:
-            reason = self._failure or f"cannot reach the scheduler at {self.address}: {error}"
-            raise ClusterError(
-                f"the cluster was lost: {reason}", hint="`dask-runner rerun` does what is left"
-            ) from error
+        reason = ""
+        # Several short waits: a scheduler that has died meanwhile is not waited for.
+        for _ in range(_CONNECT_TRIES):
+            try:
+                return Client(
+                    self.address,
+                    security=security(self._credentials),
+                    set_as_default=False,
+                    timeout=_CONNECT_TIMEOUT,
+                    direct_to_workers=True,
+                )
+            except (OSError, TimeoutError) as error:
+                reason = f"cannot reach the scheduler at {self.address}: {error}"
+            if self._failure:
+                reason = self._failure
+                break
+        raise ClusterError(
+            f"the cluster was lost: {reason}", hint="`dask-runner rerun` does what is left"
+        )
 
     def _read(self, nonce: str) -> None:
         """Take in the agent's events for as long as it lives; never stop reading."""
