@@ -6,6 +6,7 @@ drain (planning, recovery, start of the cluster) the first request ends the comm
 
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -55,6 +56,7 @@ def _leave_terminal() -> None:
     """The terminal is gone: writing to it would raise in the middle of anything."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
-        if os.isatty(descriptor):
+        # isatty() denies a terminal that has hung up; no character device is missed.
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
             os.dup2(null, descriptor)
     os.close(null)

@@ -16,6 +16,8 @@ from dask_runner.verify import LostOutput, changed_inputs, lost_batches, verify
 
 _log = logging.getLogger(__name__)
 
+_SHOWN = 10
+
 
 def recover(manifest: Manifest, folder: RunFolder, *, accept_changed_inputs: bool = False) -> None:
     """Bring manifest and disk in line. Raises BadInputError if inputs changed since the plan."""
@@ -47,8 +49,10 @@ def take_back(manifest: Manifest, folder: RunFolder, lost: tuple[LostOutput, ...
     """Make the batches of lost outputs pending again. What is left of the outputs is moved to the
     attempts folder: it is evidence, and its name is needed.
     """
-    for item in lost:
+    for item in lost[:_SHOWN]:
         _log.warning("output of batch %d is lost: %s %s", item.batch, item.path, item.reason)
+    if len(lost) > _SHOWN:
+        _log.warning("... and %d more outputs are lost", len(lost) - _SHOWN)
     batches = lost_batches(lost)
     aside = folder.attempts / "damaged"
     for index in batches:

@@ -17,7 +17,6 @@ import msgspec
 from msgspec import Struct
 
 from dask_runner.cluster.tls import Credentials
-from dask_runner.errors import ClusterError
 
 _LENGTH = struct.Struct(">I")
 _LARGEST = 1 << 24
@@ -51,8 +50,8 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the agent tells: `kind` is scheduler, worker, worker-died, scheduler-died or error.
-    A worker tells the hash of its numerics self-test.
+    """What the agent tells: `kind` is folder (its private one, in `text`), scheduler, worker,
+    worker-died, scheduler-died or error. A worker tells the hash of its numerics self-test.
     """
 
     kind: str
@@ -69,13 +68,14 @@ def encode_message(message: Struct) -> bytes:
 
 
 def read_message(kind: type[T]) -> T:
-    """Read one message from stdin; ClusterError if it ends before that."""
+    """Read one message from stdin; the end of the process if it ends before that."""
     stream = sys.stdin.buffer
     head = stream.read(_LENGTH.size)
     length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
     body = stream.read(length) if 0 < length <= _LARGEST else b""
     if not body or len(body) != length:
-        raise ClusterError("the line from the driver ended before the configuration came")
+        # Who started us is gone, and nobody is left to whom an error would tell anything.
+        raise SystemExit(f"{sys.argv[0]}: stdin ended before the configuration came")
     return msgspec.json.decode(body, type=kind)
 
 

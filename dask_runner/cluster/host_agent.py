@@ -27,6 +27,7 @@ from dask_runner.cluster.channel import (
     send_line,
 )
 from dask_runner.execution.process_tree import become_subreaper, kill_until_empty
+from dask_runner.files import path_to_text
 
 _BACKOFF = (0.1, 30.0)
 
@@ -178,6 +179,7 @@ def main() -> None:
     code = 0
     try:
         os.environ["TMPDIR"] = _private_folder(config.scratch)
+        send_event(Event(kind="folder", text=path_to_text(_private[0])))
         asyncio.run(Agent(config).run())
     except Exception as error:  # noqa: BLE001  (whatever it is, the driver must hear of it)
         send_event(Event(kind="error", text=f"{type(error).__name__}: {error}"))

@@ -6,12 +6,14 @@ The same agent, worker and scheduler as on a department machine, with a pipe whe
 import logging
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -20,6 +22,7 @@ from dask_runner.cluster.channel import AgentConfig, Event, encode_message
 from dask_runner.cluster.interface import ClusterConfig
 from dask_runner.cluster.tls import make_credentials
 from dask_runner.errors import ClusterError
+from dask_runner.files import text_to_path
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class LocalCluster:
         self._agent: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
         self._closing = False
+        self._folder: Path | None = None
         self._failure = ""
         self._host = socket.gethostname() or "localhost"
         self._reader: threading.Thread | None = None
@@ -114,6 +118,9 @@ class LocalCluster:
             self._reader.join(_END_TIMEOUT)
         if agent.stdout is not None:
             agent.stdout.close()
+        if self._folder is not None:
+            # Still there only if the agent was killed.
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def client(self) -> Any:
         from distributed import Client  # noqa: PLC0415  (0.4 s: not before a cluster is wanted)
@@ -161,7 +168,9 @@ class LocalCluster:
         self._ready.set()
 
     def _handle(self, event: Event) -> None:
-        if event.kind == "scheduler":
+        if event.kind == "folder":
+            self._folder = text_to_path(event.text)
+        elif event.kind == "scheduler":
             self.address = event.address
         elif event.kind == "worker":
             self.numerics[self._host] = event.numerics

@@ -6,10 +6,7 @@ stdin, tells when it is ready on stdout, ends with everything below it when stdi
 
 import asyncio
 import os
-import shutil
 import tempfile
-from contextlib import suppress
-from pathlib import Path
 
 from distributed import Worker
 
@@ -64,11 +61,7 @@ def main() -> None:
         )
 
         def end() -> None:
-            # The agent is gone, and with it who would have removed its private folder.
             stop_pool()
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                Path(folder).parent.rmdir()
             os._exit(0)
 
         when_stdin_ends(end)

@@ -190,6 +190,9 @@ class Journal:
             if self._closing.wait(COMMIT_WINDOW):
                 return
             self._dirty.clear()
+            # That may have undone the wake-up of a close() that came in between.
+            if self._closing.is_set():
+                return
             try:
                 self.sync()
             except StorageError:
