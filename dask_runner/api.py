@@ -129,7 +129,7 @@ def generate(evnt_dir: Path | str, *, extend: bool = False, **options: Any) -> R
     sections, rest = _split(options, "generate")
     settings = _settings({**sections, "generate.evnt_dir": os.fspath(evnt_dir)}, rest)
     workload = Generate.from_settings(settings, extend=extend)
-    return _start(workload, settings, outputs=Path(evnt_dir), **rest)
+    return _start(workload, settings, outputs=Path(settings.generate.evnt_dir), **rest)
 
 
 def reconstruct(evnt_dir: Path | str, **options: Any) -> Run:

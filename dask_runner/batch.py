@@ -81,6 +81,14 @@ class PlannedOutput(Struct, frozen=True, kw_only=True, omit_defaults=True):
     optional: bool = False
 
 
+def least_accepted(events: int, acceptance: float) -> int:
+    """The fewest of `events` that are still accepted: the share rounded up, to be strict."""
+    exact = acceptance * events
+    # 0.55 * 100 is 55.00000000000001 in floating point, and means 55.
+    nearest = round(exact)
+    return nearest if abs(exact - nearest) < 1e-9 * max(1.0, exact) else int(exact) + 1
+
+
 class Batch(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The unit of dispatch and of rerun. `parameters` is JSON and holds what differs between
     batches; what all batches share is the workload's configuration.

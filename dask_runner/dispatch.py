@@ -11,6 +11,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import msgspec
@@ -40,6 +41,7 @@ _TICK = 0.2
 # A group's last streamed outcomes may arrive just after its end; then they count as lost.
 _SETTLE = 5.0
 _STOP_TIMEOUT = 10.0
+_FETCH_TIMEOUT = 30
 _LATEST = 3
 
 
@@ -67,7 +69,10 @@ def _why_lost(future: Any) -> str:
     exception is a defect of ours on the host, and must be seen.
     """
     if future.status == "error":
-        error = future.exception(timeout=30)
+        try:
+            error = future.exception(timeout=_FETCH_TIMEOUT)
+        except (OSError, TimeoutError, CancelledError) as lost:
+            return f"the worker that ran it was lost: {lost}"
         if type(error).__name__ != "KilledWorker":
             return f"the worker that ran it failed: {type(error).__name__}: {error}"
     return "the worker that ran it was lost"
@@ -135,6 +140,8 @@ class Dispatcher:
                 self._fill(client, topic)
                 self._take()
                 self._settle()
+                # A background fsync may have failed while nothing new came to be recorded.
+                self._manifest.check()
                 if reason := self._cluster.failure():
                     raise ClusterError(
                         f"the cluster was lost: {reason}",
@@ -232,8 +239,8 @@ class Dispatcher:
         outcomes: list[Outcome] = []
         if flight.future.status == "finished":
             try:
-                outcomes = decode_outcomes(flight.future.result(timeout=30))
-            except (OSError, TimeoutError) as error:
+                outcomes = decode_outcomes(flight.future.result(timeout=_FETCH_TIMEOUT))
+            except (OSError, TimeoutError, CancelledError) as error:
                 flight.lost = f"its result could not be fetched: {error}"
         else:
             flight.lost = _why_lost(flight.future)

@@ -12,7 +12,9 @@ import psutil
 from msgspec import Struct
 
 from dask_runner.batch import Batch
+from dask_runner.errors import UsageError
 from dask_runner.files import text_to_path
+from dask_runner.hostfile import load_hosts
 from dask_runner.settings import Settings
 from dask_runner.workloads.checks import checks
 from dask_runner.workloads.interface import Plan, Workload
@@ -32,6 +34,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
     first: tuple[Batch, ...]
     last: tuple[Batch, ...]
     outputs: str
+    seed: int
     slots: int
     memory: int
     free: int
@@ -52,6 +55,7 @@ def check(
         *checks(workload),
         *_names(plan.batches),
         *_folders(settings, outputs),
+        *_hostfile(Path("hostfile.txt")),
         *([] if rerun else existing_outputs(plan, outputs)),
         *_capacity(settings, slots, free=free, size=size),
     ]
@@ -66,6 +70,7 @@ def check(
         first=tuple(batches[:_SHOWN]),
         last=tuple(batches[max(_SHOWN, len(batches) - _SHOWN) :]),
         outputs=os.fspath(outputs),
+        seed=settings.run.seed,
         slots=slots,
         memory=psutil.virtual_memory().available,
         free=free,
@@ -99,6 +104,17 @@ def _folders(settings: Settings, outputs: Path) -> list[str]:
         elif not os.access(existing, os.W_OK | os.X_OK):
             problems.append(f"{name} folder {folder}: no permission to write in {existing}")
     return problems
+
+
+def _hostfile(path: Path) -> list[str]:
+    """What is wrong with the hostfile here, if there is one; nothing is sent to its hosts yet."""
+    if not path.exists():
+        return []
+    try:
+        load_hosts(path)
+    except UsageError as error:
+        return [error.message]
+    return []
 
 
 def existing_outputs(plan: Plan, outputs: Path) -> list[str]:

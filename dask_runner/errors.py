@@ -70,9 +70,3 @@ class StorageError(RunnerError):
     """The driver cannot write: disk full, fsync failed, folder not writable."""
 
     exit_code = EXIT_STORAGE
-
-
-class InterruptedRunError(RunnerError):
-    """The user ended the run before all batches had an outcome."""
-
-    exit_code = EXIT_INTERRUPTED

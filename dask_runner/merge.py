@@ -8,13 +8,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from math import floor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from dask_runner.batch import Batch
+from dask_runner.batch import Batch, least_accepted
 from dask_runner.errors import FailedBatchesError, StorageError, UsageError
 from dask_runner.files import fsync_file, fsync_folder
 from dask_runner.manifest import RunState, Verdict
@@ -85,15 +86,15 @@ def _check_complete(
     acceptance: float,
 ) -> None:
     name = state.header.timestamp
-    if not events or events < acceptance * total:
+    if not events or events < least_accepted(total, acceptance):
         lines = "\n  ".join(describe_ranges(missing)[:_RANGES_SHOWN])
+        # Rounded down: what there is must be accepted by the number that is named.
+        share = floor(1e4 * events / max(total, 1)) / 1e4
         raise FailedBatchesError(
             f"run {name} is not complete: {len(missing)} batches with {total - events} of {total} "
             f"events are missing:\n  {lines}",
-            hint=f"`dask-runner rerun {name}` does them; --acceptance {events / total:.4g} merges "
-            "without them"
-            if events
-            else f"`dask-runner rerun {name}` does them",
+            hint=f"`dask-runner rerun {name}` does them"
+            + (f"; --acceptance {share:g} merges without them" if share else ""),
         )
     found = verify(state, folder, thorough=False)
     if found.lost:

@@ -7,6 +7,7 @@
 
 import logging
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +221,8 @@ def dry_rerun(path: Path, request: RerunRequest) -> DryRun:
     folder = state.folder
     changed = changed_inputs(state.inputs, thorough=False)
     lost = lost_batches(verify(state, folder, thorough=False).lost)
-    todo = sorted({*select(state, request.selection), *lost})
     plan = Plan(
-        batches=[state.batches[index] for index in todo],
+        batches=[state.batches[index] for index in select(state, request.selection, lost=lost)],
         inputs=tuple(state.inputs),
         problems=() if request.accept_changed_inputs else changed,
     )
@@ -241,14 +241,18 @@ def check_plan(plan: Plan, *, skip_bad_inputs: bool = False) -> None:
         raise UsageError("there is nothing to do: the plan has no batches")
 
 
-def select(state: RunState, selection: Selection) -> list[int]:
-    """The batches to dispatch, in order. Raises UsageError for an unknown batch or cause."""
+def select(state: RunState, selection: Selection, *, lost: Sequence[int] = ()) -> list[int]:
+    """The batches to dispatch, in order; `lost` are done ones that have to be done again. Raises
+    UsageError for an unknown batch or cause.
+    """
     for index in selection.batches:
         if not 0 <= index < len(state.batches):
             raise UsageError(f"no batch {index}: the run has 0 to {len(state.batches) - 1}")
+        if state.verdict(index) is Verdict.DONE and index not in lost:
+            _log.warning("batch %d is done already", index)
     wanted = [
         index
-        for index in state.indices(Verdict.PENDING, Verdict.FAILED)
+        for index in sorted({*state.indices(Verdict.PENDING, Verdict.FAILED), *lost})
         if (not selection.batches or index in selection.batches)
         and (not selection.cause or _has_cause(state, index, selection.cause))
     ]
@@ -289,7 +293,6 @@ def open_cluster(settings: Settings, workload: Workload, header: Header) -> Clus
         scratch=settings.storage.scratch,
         import_path=tuple(header.details.get("import_path", ())),
         preload=workload.preload,
-        limits=limits(settings),
     )
     return CLUSTERS["local"](config)
 

@@ -2,7 +2,7 @@
 
 Order: intent (durable) -> link() to the final name, which refuses to overwrite -> fsync of the
 folder -> done (durable). Whatever the moment of a crash, what is there can be told from the
-manifest: `finish` completes an intent without a done.
+manifest: to publish the same outcomes again completes an intent without a done.
 """
 
 import logging
@@ -33,7 +33,7 @@ class Publisher:
 
         Returns the failed outcomes of those whose output may not be published: another file has
         its name, or the attempt's file is not what was hashed. Raises StorageError if the outputs'
-        disk fails; nothing is half done then.
+        disk fails: what has its name by then is recognised when it is published again.
         """
         with_outputs = [outcome for outcome in outcomes if outcome.outputs]
         if with_outputs:
@@ -90,7 +90,9 @@ class _RefusedError(Exception):
 
 def _link(source: Path, target: Path, output: OutputFile) -> bool:
     """Link `source` to `target`; False if `target` has this very content already."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fsync_folder(target.parent.parent)
     try:
         # A file's own durability comes before its name's.
         fsync_file(source)
@@ -103,7 +105,8 @@ def _link(source: Path, target: Path, output: OutputFile) -> bool:
             raise _RefusedError(f"{source} is gone") from error
         if target.stat().st_size != output.bytes or sha256(target) != output.sha256:
             raise _RefusedError(
-                f"{target} exists with other content and is never overwritten"
+                f"{target} exists with other content and is never overwritten: move it away, then "
+                "rerun"
             ) from error
         return False
     return True

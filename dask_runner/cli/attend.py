@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,21 +74,25 @@ def cancel(
     holder = _driver(folder)
     if holder is None:
         raise UsageError(f"nobody drives run {folder.timestamp}")
-    if holder.host != socket.gethostname():
+    if holder.alive is None:
+        # On another machine, or in another container of this one: here its pid is somebody else's.
         raise UsageError(
             f"the driver of run {folder.timestamp} is process {holder.pid} on {holder.host}",
-            hint=f"log in there and cancel it: ssh {holder.host} dask-runner cancel ...",
+            hint=f"go there and cancel it: dask-runner cancel {folder.timestamp}",
         )
-    os.kill(holder.pid, signal.SIGTERM)
+    _end_driver(holder.pid)
     if not drain:
         # The first signal drains, the second stops.
         time.sleep(_INTERVAL)
-        if _driver(folder) is not None:
-            os.kill(holder.pid, signal.SIGTERM)
+        if _driver(folder) == holder:
+            _end_driver(holder.pid)
     deadline = time.monotonic() + _CANCEL_TIMEOUT
     while _driver(folder) is not None:
         if not drain and time.monotonic() > deadline:
-            raise ClusterError(f"process {holder.pid} still runs after {_CANCEL_TIMEOUT:.0f} s")
+            raise ClusterError(
+                f"process {holder.pid} still runs after {_CANCEL_TIMEOUT:.0f} s",
+                hint=f"nothing is lost with it: kill -9 {holder.pid}",
+            )
         time.sleep(_INTERVAL / 10)
     if json:
         print_json({"run": folder.timestamp, "pid": holder.pid, "drained": drain})
@@ -110,6 +113,18 @@ def _driver(folder: "RunFolder") -> "LockHolder | None":
 
     holder = lock_holder(folder)
     return None if holder is None or holder.alive is False else holder
+
+
+def _end_driver(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return  # it has just ended by itself
+    except PermissionError as error:
+        raise UsageError(
+            f"process {pid}, which drives the run, belongs to another user",
+            hint="ask them to cancel it",
+        ) from error
 
 
 def _follow(folder: "RunFolder", progress: "Progress") -> None:

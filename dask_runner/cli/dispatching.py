@@ -363,7 +363,8 @@ def _detach(path: Path, request: Any, *, json: bool) -> None:
 
     from dask_runner.manifest import lock_holder
 
-    with (path / "driver.log").open("ab") as log:
+    folder = run_folder.RunFolder.at(path)
+    with folder.driver_log.open("ab") as log:
         driver = subprocess.Popen(
             [
                 # -P: no module is imported from the folder that the user happens to be in.
@@ -378,17 +379,17 @@ def _detach(path: Path, request: Any, *, json: bool) -> None:
         )
     deadline = time.monotonic() + _DETACH_TIMEOUT
     while driver.poll() is None and time.monotonic() < deadline:
-        holder = lock_holder(run_folder.RunFolder.at(path))
+        holder = lock_holder(folder)
         if holder is not None and holder.pid == driver.pid:
             break
         time.sleep(0.05)
     if driver.poll() not in {None, EXIT_DONE, EXIT_FAILED_BATCHES}:
         raise ClusterError(
             f"the background driver ended at once (exit code {driver.returncode})",
-            hint=f"it says why in {path / 'driver.log'}",
+            hint=f"it says why in {folder.driver_log}",
         )
     if json:
-        print_json({"run": path.name, "pid": driver.pid, "log": str(path / "driver.log")})
+        print_json({"run": path.name, "pid": driver.pid, "log": os.fspath(folder.driver_log)})
     else:
         out.print(f"run {escape(path.name)} goes on in the background (pid {driver.pid})")
         err.print(f"look: dask-runner attach {path.name}    end: dask-runner cancel {path.name}")

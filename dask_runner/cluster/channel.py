@@ -36,8 +36,6 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     scratch: str = ""
     import_path: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
-    nice: int = 0
-    idle_io: bool = False
     credentials: Credentials
 
 

@@ -30,6 +30,8 @@ from dask_runner.execution.process_tree import become_subreaper, kill_until_empt
 from dask_runner.files import path_to_text
 
 _BACKOFF = (0.1, 30.0)
+# So many workers in a row may end before they are ready; then no new one will do better.
+_VAIN_STARTS = 5
 
 
 class Agent:
@@ -62,14 +64,20 @@ class Agent:
             await _send(self._scheduler, self._config)
             address = await _wait_address(self._scheduler)
             asyncio.ensure_future(self._watch_scheduler(self._scheduler))  # noqa: RUF006  (ends us)
-        delay = _BACKOFF[0]
+        delay, vain = _BACKOFF[0], 0
         while True:
             name = f"{self._config.host}-{secrets.token_hex(4)}"
             await _send(worker, WorkerConfig(agent=self._config, scheduler=address, name=name))
+            vain += 1
             if await _forward(worker):
-                delay = _BACKOFF[0]
+                delay, vain = _BACKOFF[0], 0
             code = await worker.wait()
             self._sweep()
+            if vain == _VAIN_STARTS:
+                raise RuntimeError(
+                    f"{vain} workers in a row ended before they were ready, the last with "
+                    f"{_describe(code)}; their own words are above"
+                )
             send_event(Event(kind="worker-died", pid=worker.pid, text=_describe(code)))
             await asyncio.sleep(delay)
             delay = min(delay * 2, _BACKOFF[1])

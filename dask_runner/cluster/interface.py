@@ -5,8 +5,6 @@ from typing import Any, Protocol, Self
 
 from msgspec import Struct
 
-from dask_runner.execution.task import Limits
-
 
 class ClusterConfig(Struct, frozen=True, kw_only=True):
     """What every kind of cluster is started with: `slots` for each host (0: one for each core),
@@ -18,7 +16,6 @@ class ClusterConfig(Struct, frozen=True, kw_only=True):
     scratch: str = ""
     import_path: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
-    limits: Limits
 
 
 class Cluster(Protocol):

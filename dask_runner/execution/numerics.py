@@ -84,14 +84,17 @@ def cached_selftest() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     installed = " ".join(f"{name}={version}" for name, version in versions().items())
     key = hashlib.sha256(f"{boot} {sys.executable} {installed}".encode()).hexdigest()[:32]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # nobody, in a container: without a home it is computed each time
+        return pinned_selftest()
     cache = base / "dask-runner" / f"selftest-{platform.node()}"
     with contextlib.suppress(OSError, ValueError):
         known, found = cache.read_text().split("\n", 1)
         if known == key:
             return found
     found = pinned_selftest()
-    # Without a home to write to, it is computed each time.
+    # Nor can it be kept in a home that cannot be written to.
     with contextlib.suppress(OSError, RunnerError):
         cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(cache, f"{key}\n{found}".encode(), mode=0o600)

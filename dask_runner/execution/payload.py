@@ -16,7 +16,7 @@ from typing import Final, TextIO
 from msgspec import Struct
 
 from dask_runner import workloads
-from dask_runner.batch import Attempt, FailureKind
+from dask_runner.batch import Attempt, BatchFailedError, FailureKind
 from dask_runner.execution import marker, process_tree, reports, wire
 from dask_runner.execution.failures import Cause, cause_of
 from dask_runner.execution.log_capture import mark
@@ -148,7 +148,7 @@ class _Batches:
             return {str(name): float(value) for name, value in counters.items()}, None
         except BaseException as error:  # noqa: BLE001  # the boundary to foreign code
             cause = cause_of(error)
-            _print_traceback(error)
+            _print_failure(error)
             return {}, cause
         finally:
             _flush()
@@ -227,9 +227,13 @@ def _cause_of_folder(error: OSError) -> Cause:
     return cause_of(error)
 
 
-def _print_traceback(error: BaseException) -> None:
+def _print_failure(error: BaseException) -> None:
     try:
-        traceback.print_exception(error, file=sys.stderr)
+        if isinstance(error, BatchFailedError) and error.__cause__ is None:
+            # A verdict, not a defect: our own frames would only hide the program's last words.
+            print(error, file=sys.stderr)  # noqa: T201  # the batch's log
+        else:
+            traceback.print_exception(error, file=sys.stderr)
     except BaseException:  # noqa: BLE001  # a foreign __str__ may raise; the report has the type
         os.write(2, b"(the traceback cannot be shown)\n")
 

@@ -17,6 +17,7 @@ from dask_runner.batch import (
     FailureKind,
     OutputFile,
     PlannedOutput,
+    least_accepted,
 )
 from dask_runner.errors import BadInputError
 from dask_runner.execution import reports, wire
@@ -65,15 +66,15 @@ def _validated(planned: PlannedOutput, folder: Path) -> OutputFile | None:
         raise _wrong(planned, "is not a regular file", "an output is not a regular file")
     if state.st_nlink != 1:
         raise _wrong(planned, "is a hard link to another file", "an output is a hard link")
-    size, digest = _stored(path)
+    size, mtime, digest = _stored(path)
     entries = _entries(planned, path) if planned.tree else None
     path.chmod(stat.S_IMODE(state.st_mode) & ~0o222)
-    return OutputFile(name=planned.name, bytes=size, sha256=digest, entries=entries)
+    return OutputFile(name=planned.name, bytes=size, sha256=digest, entries=entries, mtime_ns=mtime)
 
 
-def _stored(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file that the disk has accepted. Behind NFS or a quota, only fsync on
-    the host that wrote it says whether the file has arrived.
+def _stored(path: Path) -> tuple[int, int, str]:
+    """Size, time of change and SHA-256 of a file that the disk has accepted. Behind NFS or a quota,
+    only fsync on the host that wrote it says whether the file has arrived.
     """
     digest = hashlib.sha256()
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -83,9 +84,10 @@ def _stored(path: Path) -> tuple[int, str]:
         while block := os.read(descriptor, _BLOCK):
             digest.update(block)
             size += len(block)
+        mtime = os.fstat(descriptor).st_mtime_ns
     finally:
         os.close(descriptor)
-    return size, digest.hexdigest()
+    return size, mtime, digest.hexdigest()
 
 
 def _entries(planned: PlannedOutput, path: Path) -> int:
@@ -98,7 +100,7 @@ def _entries(planned: PlannedOutput, path: Path) -> int:
             planned, f"is unreadable: {error.message}", "an output is unreadable"
         ) from error
     if planned.entries is not None:
-        least = least_entries(planned)
+        least = least_accepted(planned.entries, planned.acceptance)
         if not least <= entries <= planned.entries:
             wanted = (
                 f"{planned.entries}"
@@ -111,15 +113,6 @@ def _entries(planned: PlannedOutput, path: Path) -> int:
                 "an output has the wrong number of entries",
             )
     return entries
-
-
-def least_entries(planned: PlannedOutput) -> int:
-    """The least acceptable number of entries: the acceptance rounded up, to be strict."""
-    assert planned.entries is not None
-    exact = planned.acceptance * planned.entries
-    # 0.98 * 50 is 49.00000000000001 in floating point, and means 49.
-    nearest = round(exact)
-    return nearest if abs(exact - nearest) < 1e-9 * max(1.0, exact) else int(exact) + 1
 
 
 def _wrong(planned: PlannedOutput, what: str, cause: str) -> BatchFailedError:

@@ -176,9 +176,11 @@ class _Zygote:
         """The worker is gone: the slots have seen it too, and clean up; then whoever is left."""
         process_tree.wait_for(self._slots, patience=_PATIENCE)
         process_tree.kill_until_empty(patience=_PATIENCE)
-        for folder in self._scratch.iterdir():
-            slot.remove_slot_folder(folder)
-        slot.remove_tree(self._scratch)
+        # Somebody who cleans up temporary folders may have been here.
+        with contextlib.suppress(FileNotFoundError):
+            for folder in self._scratch.iterdir():
+                slot.remove_slot_folder(folder)
+            slot.remove_tree(self._scratch)
         # The pool's own folder: the pool removes it, if it still can.
         with contextlib.suppress(OSError):
             self._scratch.parent.rmdir()

@@ -18,6 +18,7 @@ from dask_runner.manifest.journal import Block, Scanner
 from dask_runner.manifest.records import Done, Intent, Note, Record, Split, Started
 from dask_runner.manifest.state import RunState
 from dask_runner.manifest.views import views
+from dask_runner.run_folder import RunFolder
 
 # On a network file system a reader may see the end of a large write before its middle.
 _SECOND_LOOK = 0.2
@@ -55,7 +56,7 @@ class Follower:
 
 def manifest_path(path: Path) -> Path:
     """The manifest at `path`, which may also be the run's folder."""
-    return path / "manifest.jsonl" if path.is_dir() else path
+    return RunFolder.at(path).manifest if path.is_dir() else path
 
 
 def read_state(path: Path) -> RunState:

@@ -73,6 +73,8 @@ class Manifest:
                 os.link(temporary, folder.manifest)
                 temporary.unlink()
                 fsync_folder(folder.path)
+                # The run's own name is as new as the manifest's.
+                fsync_folder(folder.path.parent)
             except FileExistsError:
                 raise ManifestError(f"{folder.manifest} exists already") from None
             except OSError as error:

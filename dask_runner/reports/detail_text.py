@@ -1,5 +1,6 @@
 """One run or one batch in full as text."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,7 @@ def _section(name: str, count: int | None = None) -> Pieces:
 
 def _made(view: RunDetail) -> Iterator[tuple[str, object]]:
     header = view.header
-    yield "command", " ".join(header.argv)
+    yield "command", shlex.join(header.argv)
     yield "created", f"{moment(header.created)} by {header.user or '?'} on {header.host or '?'}"
     yield "label", header.label
     yield "code", header.code_version

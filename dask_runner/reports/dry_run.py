@@ -15,6 +15,7 @@ def render_dry_run(result: DryRun) -> str:
         "  ..." if result.batches > len(result.first) + len(result.last) else "",
         *(_batch_line(batch) for batch in result.last),
         f"outputs in {result.outputs}",
+        f"seed {result.seed}",
         _room(result),
         *(f"note: {note}" for note in result.notes),
     ]

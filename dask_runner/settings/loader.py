@@ -38,6 +38,12 @@ _RESERVED = frozenset(
     | {f"{ENVIRONMENT_PREFIX}{name}" for name in ("RUN", "BATCH", "ATTEMPT", "SCRATCH", "CLUSTER")}
 )
 _RESERVED_PREFIX = f"{ENVIRONMENT_PREFIX}TEST_"
+_PATHS = frozenset(
+    {
+        *("storage.runs", "storage.outputs", "storage.scratch"),
+        *("generate.evnt_dir", "generate.pythia_card"),
+    }
+)
 
 
 class LoadedSettings(Struct, frozen=True, kw_only=True):
@@ -186,10 +192,19 @@ def _from_overrides(overrides: Mapping[str, Any]) -> Iterator[_Given]:
 
 def _convert(key: Key, value: Any, place: str, *, shown: str = "") -> Any:
     try:
-        return msgspec.convert(value, key.kind)
+        converted = msgspec.convert(value, key.kind)
     except msgspec.ValidationError as error:
         what = str(error)
         raise UsageError(
             f"{place}: {shown or key.dotted} = {value!r}: {what[:1].lower()}{what[1:]}",
             hint=key.description,
         ) from error
+    return _expanded(converted, place) if key.dotted in _PATHS else converted
+
+
+def _expanded(path: str, place: str) -> str:
+    """With `~` replaced, as a shell would: all who read the setting must mean the same folder."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:
+        raise UsageError(f"{place}: {path}: there is no such user, or no home folder") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from dask_runner import rootfiles
-from dask_runner.batch import BatchFailedError, FailureKind
+from dask_runner.batch import BatchFailedError, FailureKind, least_accepted
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.workloads import clean_shell, template
 from dask_runner.workloads.checks import Program
@@ -179,7 +179,7 @@ def _judge_output(
             f" but jobReport.json claims {claimed}",
             cause=f"{step.name} nentries differ",
         )
-    if not step.acceptance * expected <= entries <= expected:
+    if not least_accepted(expected, step.acceptance) <= entries <= expected:
         raise BatchFailedError(
             FailureKind.OUTPUT,
             f"step {step.name}: {output.name} has {entries} events, expected {expected}"

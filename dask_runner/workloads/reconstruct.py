@@ -6,13 +6,12 @@ steps themselves are run by `steps`.
 
 import os
 from collections.abc import Iterator, Sequence
-from math import ceil
 from pathlib import Path
 from typing import ClassVar, Self
 
 from msgspec import Struct
 
-from dask_runner.batch import Batch, InputFile, InputRange, PlannedOutput
+from dask_runner.batch import Batch, InputFile, InputRange, PlannedOutput, least_accepted
 from dask_runner.chain import STEPS
 from dask_runner.errors import BadInputError
 from dask_runner.files import path_to_text, text_to_path
@@ -108,7 +107,7 @@ class Reconstruct(Struct, frozen=True, kw_only=True):
                     tree_of(step),
                     request.metadata,
                     most=sum(output.entries or 0 for output in outputs),
-                    least=sum(ceil((o.entries or 0) * o.acceptance) for o in outputs),
+                    least=sum(least_accepted(o.entries or 0, o.acceptance) for o in outputs),
                 )
             )
         return merged

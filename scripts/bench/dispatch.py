@@ -40,8 +40,7 @@ def settings(runs: Path, **values: object) -> Settings:
 
 def bare_map(tasks: int) -> float:
     """Seconds for each task of a `client.map` on a cluster with our settings."""
-    values = Settings()
-    with LocalCluster(ClusterConfig(slots=2, limits=pipeline.limits(values))) as cluster:
+    with LocalCluster(ClusterConfig(slots=2)) as cluster:
         client = cluster.client()
         client.gather(client.map(noop, range(100), pure=False))
         began = time.perf_counter()

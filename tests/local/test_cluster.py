@@ -16,12 +16,11 @@ from dask_runner.cluster import ClusterConfig, LocalCluster
 from dask_runner.cluster.dask_settings import security
 from dask_runner.cluster.tls import make_credentials
 from dask_runner.execution.process_tree import processes_with
-from dask_runner.execution.task import Limits
 
 
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(ClusterConfig(slots=2, limits=Limits())) as cluster:
+    with LocalCluster(ClusterConfig(slots=2)) as cluster:
         yield cluster
     assert not members(cluster)
 
@@ -124,7 +123,7 @@ def test_a_dead_worker_is_replaced_and_nothing_of_the_old_one_stays(cluster):
 
 @pytest.mark.parametrize("word", ["host_agent", "worker_process", "scheduler_process"])
 def test_nothing_is_left_whoever_is_killed_last(word):
-    with LocalCluster(ClusterConfig(slots=1, limits=Limits())) as cluster:
+    with LocalCluster(ClusterConfig(slots=1)) as cluster:
         os.kill(member(cluster, word), signal.SIGKILL)
         if word != "worker_process":
             wait_for(cluster.failure, "the failure to be told")
@@ -138,7 +137,7 @@ def test_the_cluster_tells_why_it_did_not_start(monkeypatch, tmp_path):
     missing.touch()
     with (
         pytest.raises(ClusterError, match="did not start"),
-        LocalCluster(ClusterConfig(slots=1, scratch=str(missing / "x"), limits=Limits())),
+        LocalCluster(ClusterConfig(slots=1, scratch=str(missing / "x"))),
     ):
         pass
 

@@ -56,6 +56,7 @@ def test_an_output_is_hashed_and_read_only(rig):
     path = folder_of(rig, outcome) / "out.txt"
     assert (output.name, output.bytes, output.entries) == ("out.txt", 13, None)
     assert output.sha256 == hashlib.sha256(b"some content\n").hexdigest()
+    assert output.mtime_ns == path.stat().st_mtime_ns
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
 
 

@@ -187,6 +187,25 @@ WORKER = """
 """
 
 
+def test_slots_that_all_die_at_once_are_a_verdict_and_no_endless_loop(rig, pool, monkeypatch):
+    begin = pool._nursery.new_slot
+    died = []
+
+    def stillborn():
+        link = begin()
+        os.kill(link.pid, signal.SIGKILL)
+        died.append(link.pid)
+        return link
+
+    monkeypatch.setattr(pool._nursery, "new_slot", stillborn)
+    outcome = rig.one(act("say"))
+    assert outcome.failure.kind is FailureKind.LOST
+    assert "cannot start batch processes" in outcome.failure.message
+    assert len(died) == 10
+    monkeypatch.undo()
+    assert rig.one(act("say")).failure is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_dead_worker_leaves_nobody(tmp_path, number):
     cluster = f"worker-{os.getpid()}"

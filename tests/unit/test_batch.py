@@ -13,6 +13,7 @@ from dask_runner.batch import (
     InputRange,
     Outcome,
     OutcomeStatus,
+    least_accepted,
 )
 
 
@@ -58,3 +59,14 @@ def test_a_workload_fails_a_batch_with_its_cause():
     error = BatchFailedError(FailureKind.EXIT_CODE, "step 2 ended with 9", exit_code=9, final=True)
     assert str(error) == error.message == "step 2 ended with 9"
     assert (error.kind, error.exit_code, error.final, error.path) == ("exit-code", 9, True, "")
+
+
+@pytest.mark.parametrize(
+    ("events", "acceptance", "least"),
+    [
+        *((100, 1.0, 100), (50, 0.98, 49), (51, 0.98, 50), (100, 0.55, 55), (100, 0.57, 57)),
+        *((3, 0.5, 2), (7, 0.0, 0), (1, 0.001, 1)),
+    ],
+)
+def test_least_accepted(events, acceptance, least):
+    assert least_accepted(events, acceptance) == least

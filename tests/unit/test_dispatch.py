@@ -4,6 +4,7 @@ The manifest and the publisher are real; the cluster is a stand-in that answers 
 """
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from dask_runner.batch import Batch, Failure, FailureKind, Outcome, OutcomeStatus, WorkloadSpec
 from dask_runner.control import Control
 from dask_runner.dispatch import Dispatcher, Policy
-from dask_runner.errors import ClusterError
+from dask_runner.errors import ClusterError, StorageError, UsageError
 from dask_runner.execution.task import Group, Limits, decode_group, encode_outcomes
-from dask_runner.manifest import Header, Manifest, Verdict
+from dask_runner.manifest import Done, Header, Manifest, Started, Verdict
+from dask_runner.pipeline import Selection, select
 from dask_runner.progress import QuietProgress
 from dask_runner.publish import Publisher
 from dask_runner.run_folder import RunFolder
@@ -226,3 +228,43 @@ def test_the_attempt_is_in_the_manifest_before_it_is_sent(manifest):
     dispatch(manifest, StandIn(answer))
     assert seen
     assert all(seen)
+
+
+def test_a_commit_that_fails_in_the_background_ends_dispatch_though_nothing_is_recorded(
+    manifest, monkeypatch
+):
+    class Silent(Future):
+        """At work, for ever."""
+
+        def add_done_callback(self, function: Callable[["Future"], None]) -> None:
+            # The batch has been sent: from here on nothing is appended.
+            monkeypatch.setattr(manifest._journal, "error", StorageError("cannot make durable"))
+
+    cluster = StandIn(good)
+    monkeypatch.setattr(cluster.connected, "submit", lambda *_, **__: Silent([]))
+    with pytest.raises(StorageError, match="cannot make durable"):
+        dispatch(manifest, cluster)
+    assert cluster.connected.closed
+
+
+@pytest.mark.parametrize("error", [CancelledError(), TimeoutError(), OSError("no route")])
+def test_a_result_that_cannot_be_fetched_counts_as_lost(manifest, monkeypatch, error):
+    def fail(_self: Future, timeout: float) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Future, "result", fail)
+    dispatch(manifest, StandIn(good), attempts=1)
+    assert {manifest.state.failure(index).kind for index in range(6)} == {FailureKind.LOST}
+
+
+def test_what_is_selected_for_a_rerun(manifest):
+    done = [Outcome(batch=i, attempt=1, status=OutcomeStatus.DONE) for i in range(6) if i != 4]
+    manifest.record(Started(attempts=tuple((i, 1) for i in range(6)), group="1"), *done)
+    manifest.record(Done(attempts=tuple((outcome.batch, 1) for outcome in done)))
+    state = manifest.state
+    assert select(state, Selection()) == [4]
+    assert select(state, Selection(), lost=[1]) == [1, 4]
+    assert select(state, Selection(first=1), lost=[1]) == [1]
+    assert select(state, Selection(batches=(1, 2)), lost=[1]) == [1]
+    with pytest.raises(UsageError, match="no batch 6"):
+        select(state, Selection(batches=(6,)))

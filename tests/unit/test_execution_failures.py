@@ -15,11 +15,10 @@ from dask_runner.batch import (
     FailureKind,
     Outcome,
     OutcomeStatus,
-    PlannedOutput,
     WorkloadSpec,
 )
 from dask_runner.errors import BadInputError
-from dask_runner.execution import failures, task, validation, wire
+from dask_runner.execution import failures, task, wire
 from dask_runner.execution.failures import cause_of, cause_of_death, fingerprint
 
 
@@ -106,15 +105,6 @@ def test_a_full_disk_explains_vague_failures_only(tmp_path, monkeypatch):
     assert (found.kind, found.exit_code) == (FailureKind.DISK_FULL, 2)
     assert str(tmp_path) in found.message
     assert failures.or_disk_full(clear, [tmp_path]) == clear
-
-
-@pytest.mark.parametrize(
-    ("entries", "acceptance", "least"),
-    [(100, 1.0, 100), (50, 0.98, 49), (51, 0.98, 50), (3, 0.5, 2), (7, 0.0, 0), (1, 0.001, 1)],
-)
-def test_least_entries(entries, acceptance, least):
-    planned = PlannedOutput(name="x", tree="t", entries=entries, acceptance=acceptance)
-    assert validation.least_entries(planned) == least
 
 
 @given(

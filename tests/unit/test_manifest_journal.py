@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -297,3 +298,22 @@ def test_a_record_of_an_unknown_batch_is_refused_before_it_is_written(tmp_path):
                 manifest.record(started(0), record)
         assert manifest.folder.manifest.read_bytes() == before
         assert not manifest.state.running
+
+
+def test_closing_just_before_the_committer_clears_its_wake_up_does_not_hang(tmp_path):
+    manifest = create(tmp_path)
+    journal = manifest._journal
+
+    class Late(threading.Event):
+        def clear(self) -> None:
+            # Here, of all moments, close() comes in.
+            journal._closing.set()
+            self.set()
+            super().clear()
+
+    journal._dirty = Late()
+    manifest.record(started(0, 1))
+    committer = journal._committer
+    committer.join(10)
+    assert not committer.is_alive()
+    manifest.close()

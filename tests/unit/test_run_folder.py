@@ -82,3 +82,10 @@ def test_paths_of_a_run(tmp_path):
     assert group_log_name(100, 1) == "groups/000100.1.log"
     elsewhere = RunFolder.at(tmp_path / "20261120T225745Z", tmp_path / "out")
     assert elsewhere.attempts == tmp_path / "out" / ".dask-runner" / "20261120T225745Z"
+
+
+def test_outputs_that_cannot_be_written_are_refused_and_no_run_is_claimed(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot write outputs"):
+        claim(tmp_path / "runs", tmp_path / "file")
+    assert not (tmp_path / "runs").exists()

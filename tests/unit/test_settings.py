@@ -314,3 +314,14 @@ def test_lines_of_any_file(document):
 def test_any_text_passes_through_the_environment(text):
     environment = {"DASK_RUNNER_STORAGE_OUTPUTS": text}
     assert load_settings(None, environment, {}).settings.storage.outputs == text
+
+
+def test_a_tilde_is_the_home_folder_for_all_who_read_the_setting(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    given = {"storage.runs": "~/runs", "generate.evnt_dir": "~/evnt", "storage.outputs": ""}
+    settings = load_settings(None, {}, given).settings
+    assert settings.storage.runs == "/home/ada/runs"
+    assert settings.generate.evnt_dir == "/home/ada/evnt"
+    assert not settings.storage.outputs
+    with pytest.raises(UsageError, match=r"command line: ~no-such-user/x: there is no such user"):
+        load_settings(None, {}, {"storage.runs": "~no-such-user/x"})
