@@ -175,7 +175,7 @@ def drive(
         check_numerics(manifest.state, cluster, accept=accept_numerics)
         manifest.record(
             Note(
-                kind="cluster",
+                kind=NoteKind.CLUSTER,
                 text=f"cluster {cluster.name} at {cluster.address}",
                 data={
                     "name": cluster.name,
@@ -202,6 +202,12 @@ def drive(
             control=control,
             progress=progress,
         ).run(wanted)
+        # Without this note the driver was killed: readers can tell an end from a crash.
+        reason = control.reason if control.draining else ""
+        manifest.record(
+            Note(kind=NoteKind.ENDED, text="dispatch ended", data={"interrupted_by": reason}),
+            durable=True,
+        )
 
 
 def dry_run(request: RunRequest) -> DryRun:
@@ -302,7 +308,7 @@ def check_numerics(state: RunState, cluster: Cluster, *, accept: bool) -> None:
     seen = [
         known
         for note in state.notes
-        if note.kind == "cluster"
+        if note.kind == NoteKind.CLUSTER
         for known in note.data.get("numerics", {}).items()
     ]
     first = next(iter([*seen, *cluster.numerics.items()]))

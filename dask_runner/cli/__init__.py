@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, TextIO, cast
 
 import typer
 
-from dask_runner.cli import attend, configure, dispatching, finish, read
+from dask_runner.cli import attend, configure, dispatching, driving, finish, read
 from dask_runner.cli.console import (
     ForgivingStream,
     configure_logging,
@@ -44,7 +44,7 @@ app.command("generate", rich_help_panel=_WORK)(dispatching.generate)
 app.command("run", rich_help_panel=_WORK)(dispatching.run)
 app.command("command", rich_help_panel=_WORK)(dispatching.command)
 app.command("rerun", rich_help_panel=_WORK)(dispatching.rerun)
-app.command("drive", hidden=True)(dispatching.drive)
+app.command("drive", hidden=True)(driving.drive)
 app.command("runs", rich_help_panel=_LOOK)(read.runs)
 app.command("status", rich_help_panel=_LOOK)(read.status)
 app.command("show", rich_help_panel=_LOOK)(read.show)

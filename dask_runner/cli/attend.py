@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dask_runner import run_folder
 from dask_runner.cli import options
 from dask_runner.cli.console import err, escape, out, print_json, report
-from dask_runner.cli.dispatching import exit_code
-from dask_runner.errors import EXIT_DONE, EXIT_INTERRUPTED, ClusterError, UsageError
+from dask_runner.cli.driving import exit_code
+from dask_runner.errors import EXIT_INTERRUPTED, ClusterError, UsageError
 
 if TYPE_CHECKING:
     from dask_runner.manifest import LockHolder
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 _INTERVAL = 0.5
 _CANCEL_TIMEOUT = 60.0
+_SIGNAL_INTERVAL = 2.0
 
 Wanted = Annotated[
     str, typer.Argument(help="The run: its timestamp, a unique prefix of it, or `last`.")
@@ -82,12 +82,15 @@ def cancel(
         )
     _end_driver(holder.pid)
     if not drain:
-        # The first signal drains, the second stops.
+        # The first signal drains, the second stops. Two that arrive while the driver is busy count
+        # as one: see below.
         time.sleep(_INTERVAL)
-        if _driver(folder) == holder:
-            _end_driver(holder.pid)
     deadline = time.monotonic() + _CANCEL_TIMEOUT
-    while _driver(folder) is not None:
+    signalled = 0.0
+    while _driver(folder) == holder:
+        if not drain and time.monotonic() - signalled > _SIGNAL_INTERVAL:
+            signalled = time.monotonic()
+            _end_driver(holder.pid)
         if not drain and time.monotonic() > deadline:
             raise ClusterError(
                 f"process {holder.pid} still runs after {_CANCEL_TIMEOUT:.0f} s",
@@ -103,8 +106,7 @@ def cancel(
 def _folder(timestamp: str, runs: Path | None, settings: Path | None) -> "RunFolder":
     from dask_runner.run_folder import RunFolder
 
-    loaded = options.settings_for(settings, {}, runs=runs)
-    return RunFolder.at(run_folder.find(Path(loaded.settings.storage.runs), timestamp))
+    return RunFolder.at(options.run_path(timestamp, runs, settings))
 
 
 def _driver(folder: "RunFolder") -> "LockHolder | None":
@@ -146,7 +148,7 @@ def _end(folder: "RunFolder", *, json: bool) -> None:
     from dask_runner.manifest import read_state
     from dask_runner.summary import summarize
 
-    summary = summarize(read_state(folder.manifest))
+    state = read_state(folder.manifest)
+    summary = summarize(state)
     report(summary, json=json)
-    code = exit_code(summary, interrupted=bool(summary.pending))
-    raise typer.Exit(code or EXIT_DONE)
+    raise typer.Exit(exit_code(summary, interrupted=state.interrupted))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dask_runner import run_folder
 from dask_runner.cli import options
 from dask_runner.cli.console import err, escape, out, print_json
 from dask_runner.errors import EXIT_DONE, EXIT_FAILED_BATCHES, UsageError
@@ -176,5 +175,4 @@ def _confirmed(question: str) -> bool:
 def _state(timestamp: str, runs: Path | None, settings: Path | None) -> "RunState":
     from dask_runner.manifest import read_state
 
-    loaded = options.settings_for(settings, {}, runs=runs)
-    return read_state(run_folder.find(Path(loaded.settings.storage.runs), timestamp))
+    return read_state(options.run_path(timestamp, runs, settings))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dask_runner import run_folder
 from dask_runner.settings import LoadedSettings, load_settings
 
 SettingsFile = Annotated[
@@ -61,6 +62,12 @@ def settings_for(
     if runs is not None:
         given["storage.runs"] = os.fspath(runs)
     return load_settings(file, os.environ, given)
+
+
+def run_path(timestamp: str, runs: Path | None, settings: Path | None) -> Path:
+    """The folder of the run that a command names."""
+    loaded = settings_for(settings, {}, runs=runs)
+    return run_folder.find(Path(loaded.settings.storage.runs), timestamp)
 
 
 def argv() -> tuple[str, ...]:

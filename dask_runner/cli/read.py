@@ -70,7 +70,7 @@ def show(
     from dask_runner.reports.listing import driver_of
     from dask_runner.run_folder import RunFolder
 
-    folder = RunFolder.at(_find(_runs_folder(runs, settings), timestamp))
+    folder = RunFolder.at(options.run_path(timestamp, runs, settings))
     driver = driver_of(folder)
     state = read_state(folder.manifest)
     view: Any = (
@@ -101,7 +101,7 @@ def logs(
     """Print the log of a batch; lines that repeat are folded, with their count."""
     from dask_runner.reports.attempt_log import LogReader
 
-    reader = LogReader(_find(_runs_folder(runs, settings), timestamp), batch, attempt)
+    reader = LogReader(options.run_path(timestamp, runs, settings), batch, attempt)
     try:
         _print_log(reader, follow=follow, raw=raw)
     except KeyboardInterrupt:
@@ -120,7 +120,7 @@ def errors(
     from dask_runner.manifest import read_state
     from dask_runner.reports.detail import errors_of
 
-    path = _find(_runs_folder(runs, settings), timestamp)
+    path = options.run_path(timestamp, runs, settings)
     report(errors_of(read_state(path)), json=json)
 
 

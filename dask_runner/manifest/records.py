@@ -75,7 +75,8 @@ class Done(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class NoteKind(StrEnum):
     """Notes that the product itself writes. RERUN and TAKEOVER begin a new driver session: what
-    was running then is not running any more. LOST_OUTPUT takes `done` back.
+    was running then is not running any more. LOST_OUTPUT takes `done` back. CLUSTER and ENDED are
+    the begin and the end of a session's dispatch; the second is missing if the driver was killed.
     """
 
     RERUN = "rerun"
@@ -85,6 +86,8 @@ class NoteKind(StrEnum):
     CHANGED_INPUTS = "changed-inputs"
     QUARANTINE = "quarantine"
     LOST_HOST = "lost-host"
+    CLUSTER = "cluster"
+    ENDED = "ended"
 
 
 class Note(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -25,7 +25,7 @@ from dask_runner.manifest.ledger import (
     Verdict,
 )
 from dask_runner.manifest.plan import Lines, Plan
-from dask_runner.manifest.records import Header, Note, Record
+from dask_runner.manifest.records import Header, Note, NoteKind, Record
 from dask_runner.manifest.views import BatchView, View
 from dask_runner.run_folder import RunFolder
 
@@ -137,6 +137,16 @@ class RunState:
 
     def _is_done(self) -> Iterator[bool]:
         return (code == DONE for code in self._ledger.verdicts)
+
+    @property
+    def interrupted(self) -> bool:
+        """True if the user ended the last dispatch, or nobody did: its driver was killed."""
+        for note in reversed(self.notes):
+            if note.kind == NoteKind.ENDED:
+                return bool(note.data.get("interrupted_by"))
+            if note.kind == NoteKind.CLUSTER:
+                return True
+        return False
 
     @property
     def running(self) -> dict[int, Running]:

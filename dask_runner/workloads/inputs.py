@@ -5,6 +5,7 @@ wrong with it is said with its name. Never believes a number in a file name.
 """
 
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,8 +47,12 @@ def tree_of(path: Path) -> str:
 def survey(folder: Path, patterns: Sequence[str]) -> Survey:
     """Open and count every file of `folder` that matches one of `patterns`."""
     paths = find(folder, patterns)
-    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+    pool = ThreadPoolExecutor(max_workers=_THREADS)
+    try:
         results = list(pool.map(_inspect, paths))
+    finally:
+        # Whoever is interrupted does not wait for thousands of files that are no longer wanted.
+        pool.shutdown(wait=False, cancel_futures=True)
     usable: list[InputFile] = []
     problems: list[str] = []
     owners: dict[tuple[int, int], Path] = {}
@@ -71,6 +76,9 @@ def _hidden(path: Path) -> bool:
 def _inspect(path: Path) -> InputFile | str:
     """The file as it is, or what is wrong with it."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            # Opening a pipe would wait for a writer for ever.
+            return f"{path}: is not a regular file"
         entries = rootfiles.count_entries(path, tree_of(path))
         if entries == 0:
             return f"{path}: has no events"

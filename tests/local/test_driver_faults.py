@@ -253,3 +253,14 @@ def test_a_host_that_computes_other_bits_is_refused_unless_accepted(jobs):
     jobs.run("rerun", first, "--accept-numerics")
     lines = (jobs.runs / first / "manifest.jsonl").read_text()
     assert "0123456789abcdef" in lines, "what was accepted is on record"
+
+
+def test_waiting_for_a_run_in_parts_ends_as_the_run_did(jobs):
+    jobs.go()
+    jobs.run(*jobs.words(4, "--first", "2"))
+    jobs.run("wait", "last")
+    driver = jobs.start("rerun", "last")
+    wait_for(lambda: jobs.lines("started")[2:], "the rerun to dispatch")
+    driver.send_signal(signal.SIGINT)
+    code = driver.wait(60)
+    jobs.run("wait", "last", expect=code)

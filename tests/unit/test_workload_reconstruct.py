@@ -86,6 +86,7 @@ def test_every_bad_input_is_named(tmp_path):
     _root(tmp_path / "other.EVNT.root", 4, tree="wrong")
     _root(tmp_path / "pool.evnt.pool.root", 4)
     (tmp_path / "link.EVNT.root").symlink_to(good)
+    os.mkfifo(tmp_path / "pipe.EVNT.root")
     plan = _workload(tmp_path).plan()
     said = "\n".join(plan.problems)
     for name, reason in {
@@ -97,10 +98,11 @@ def test_every_bad_input_is_named(tmp_path):
         "other.EVNT.root": "has no tree 'events'",
         "pool.evnt.pool.root": "has no tree 'CollectionTree'",
         "link.EVNT.root": "is the same file as",
+        "pipe.EVNT.root": "is not a regular file",
     }.items():
         (line,) = [line for line in plan.problems if f"/{name}: " in line]
         assert reason in line
-    assert said.count("\n") == 7
+    assert said.count("\n") == 8
     assert _ranges(plan) == [("good.EVNT.root", 0, 4)]
 
 

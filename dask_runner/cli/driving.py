@@ -1,0 +1,194 @@
+"""What the dispatching commands do: a dry test, a driver here in the terminal, or one in the
+background; then the summary, and the exit code.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dask_runner import run_folder
+from dask_runner.cli import options
+from dask_runner.cli.console import err, escape, out, print_json, report
+from dask_runner.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED_BATCHES,
+    EXIT_INTERRUPTED,
+)
+
+if TYPE_CHECKING:
+    from dask_runner.control import Control
+    from dask_runner.pipeline import RunRequest
+    from dask_runner.settings import LoadedSettings
+    from dask_runner.summary import Summary
+
+_DETACH_TIMEOUT = 30.0
+# Of the background driver's last words, in characters.
+_TAIL = 2000
+
+
+class Manner:
+    """How a command dispatches: what all of them take."""
+
+    def __init__(
+        self,
+        *,
+        label: str = "",
+        first: int | None = None,
+        detach: bool = False,
+        quiet: bool = False,
+        dry: bool = False,
+        json: bool = False,
+    ) -> None:
+        self.label = label
+        self.first = first
+        self.detach = detach
+        self.quiet = quiet
+        self.dry = dry
+        self.json = json
+
+
+def drive(path: Path, request: Annotated[str, typer.Argument()]) -> None:
+    """Drive a run that was planned by a detaching command."""
+    import msgspec
+
+    from dask_runner.pipeline import RerunRequest
+
+    rerun(path, msgspec.json.decode(request, type=RerunRequest), quiet=False, json=False)
+
+
+def rerun(path: Path, request: Any, *, quiet: bool, json: bool) -> None:
+    from dask_runner import pipeline
+    from dask_runner.control import Control
+    from dask_runner.progress import choose
+
+    err.print(f"run [bold]{escape(path.name)}[/]")
+    control = Control()
+    with control.signals():
+        progress = choose(err, quiet)
+        summary = pipeline.rerun(path, request, control=control, progress=progress)
+    _finish(summary, control, json=json)
+
+
+def dispatch(
+    workload: Any,
+    loaded: "LoadedSettings",
+    manner: Manner,
+    *,
+    outputs: Path | None,
+    skip_bad_inputs: bool = False,
+) -> None:
+    """Plan and dispatch; detached or dry if wanted so."""
+    from dask_runner.pipeline import RunRequest
+
+    request = RunRequest(
+        workload=workload,
+        settings=loaded.settings,
+        outputs=outputs,
+        label=manner.label,
+        first=manner.first,
+        argv=options.argv(),
+        skip_bad_inputs=skip_bad_inputs,
+    )
+    if manner.dry:
+        from dask_runner.pipeline import dry_run
+
+        show_dry_run(dry_run(request), json=manner.json)
+    if manner.detach:
+        _create_and_detach(request, manner)
+    _run(request, manner)
+
+
+def _run(request: "RunRequest", manner: Manner) -> None:
+    from dask_runner import pipeline
+    from dask_runner.control import Control
+    from dask_runner.progress import choose
+
+    control = Control()
+    with control.signals():
+        folder, manifest = pipeline.create(request)
+        with manifest:
+            err.print(f"run [bold]{escape(folder.timestamp)}[/] in {escape(str(folder.path))}")
+            progress = choose(err, manner.quiet)
+            summary = pipeline.run(
+                folder, manifest, first=request.first, control=control, progress=progress
+            )
+    _finish(summary, control, json=manner.json)
+
+
+def _create_and_detach(request: "RunRequest", manner: Manner) -> None:
+    from dask_runner import pipeline
+
+    folder, manifest = pipeline.create(request)
+    # The background driver takes the lock anew: a lock does not survive fork and exec.
+    manifest.close()
+    selection = pipeline.Selection(first=request.first)
+    resume = pipeline.RerunRequest(selection=selection, argv=request.argv, resume=True)
+    detach(folder.path, resume, json=manner.json)
+
+
+def detach(path: Path, request: Any, *, json: bool) -> None:
+    """Start the driver in a session of its own and wait until it holds the run's lock."""
+    import msgspec
+
+    from dask_runner.manifest import lock_holder
+
+    folder = run_folder.RunFolder.at(path)
+    with folder.driver_log.open("ab") as log:
+        driver = subprocess.Popen(
+            [
+                # -P: no module is imported from the folder that the user happens to be in.
+                *(sys.executable, "-P", "-m", "dask_runner", "drive"),
+                os.fspath(path.absolute()),
+                msgspec.json.encode(request).decode(),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _DETACH_TIMEOUT
+    while driver.poll() is None and time.monotonic() < deadline:
+        holder = lock_holder(folder)
+        if holder is not None and holder.pid == driver.pid:
+            break
+        time.sleep(0.05)
+    if driver.poll() not in {None, EXIT_DONE, EXIT_FAILED_BATCHES}:
+        words = folder.driver_log.read_text(errors="replace")[-_TAIL:]
+        err.print(f"the background driver ended at once; {folder.driver_log} says:", markup=False)
+        err.print(words, markup=False)
+        raise typer.Exit(driver.returncode)
+    if json:
+        print_json({"run": path.name, "pid": driver.pid, "log": os.fspath(folder.driver_log)})
+    else:
+        out.print(f"run {escape(path.name)} goes on in the background (pid {driver.pid})")
+        err.print(f"look: dask-runner attach {path.name}    end: dask-runner cancel {path.name}")
+    raise typer.Exit(EXIT_DONE)
+
+
+def _finish(summary: "Summary", control: "Control", *, json: bool) -> None:
+    """Show the summary; exit with what it means."""
+    report(summary, json=json)
+    raise typer.Exit(exit_code(summary, interrupted=control.draining))
+
+
+def exit_code(summary: "Summary", *, interrupted: bool = False) -> int:
+    """What a run's state is as an exit code."""
+    if interrupted and summary.pending:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED_BATCHES if summary.failed else EXIT_DONE
+
+
+def show_dry_run(result: Any, *, json: bool) -> None:
+    from dask_runner.reports.dry_run import render_dry_run
+
+    if json:
+        print_json(result)
+    else:
+        out.print(render_dry_run(result))
+    raise typer.Exit(EXIT_BAD_INPUT if result.problems else EXIT_DONE)
