@@ -9,12 +9,14 @@ they are installed. All batches go the ordinary way: process, outcome stream, ma
 """
 
 import argparse
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Self
 
@@ -81,12 +83,14 @@ def hyperqueue(tasks: int) -> float | None:
         from hyperqueue.cluster import WorkerConfig  # noqa: PLC0415
     except ImportError:
         return None
-    with LocalCluster() as cluster:
+    # Its table, progress bar and logs are not part of the measurement.
+    silence = io.StringIO()
+    with redirect_stdout(silence), redirect_stderr(silence), LocalCluster() as cluster:
         cluster.start_worker(WorkerConfig(cores=2))
         client = cluster.client()
         job = Job()
         for _ in range(tasks):
-            job.program(["/bin/true"])
+            job.program(["/bin/true"], stdout=None, stderr=None)
         began = time.perf_counter()
         client.wait_for_jobs([client.submit(job)])
         return (time.perf_counter() - began) / tasks
