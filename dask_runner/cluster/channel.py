@@ -25,13 +25,16 @@ T = TypeVar("T")
 
 
 class AgentConfig(Struct, frozen=True, kw_only=True):
-    """What a host's agent needs. With an empty `scheduler` it starts one at `bind`."""
+    """What a host's agent needs. With an empty `scheduler` it starts one at `bind`. `umask` is
+    the user's own, which the batches get.
+    """
 
     nonce: str
     cluster: str
     host: str
     bind: str
     slots: int
+    umask: int
     scheduler: str = ""
     scratch: str = ""
     import_path: tuple[str, ...] = ()

@@ -82,6 +82,7 @@ class LocalCluster:
             host=self._host,
             bind="127.0.0.1",
             slots=self._slots,
+            umask=_umask(),
             scratch=self._config.scratch,
             import_path=self._config.import_path,
             preload=self._config.preload,
@@ -182,3 +183,10 @@ class LocalCluster:
         else:
             self._failure = f"{event.kind}: {event.text}"
             self._ready.set()
+
+
+def _umask() -> int:
+    """The umask of this process, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

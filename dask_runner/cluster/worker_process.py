@@ -57,6 +57,7 @@ def main() -> None:
                 import_path=agent.import_path,
                 preload=agent.preload,
                 cluster=agent.cluster,
+                umask=agent.umask,
             )
         )
 

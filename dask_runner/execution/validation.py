@@ -68,7 +68,8 @@ def _validated(planned: PlannedOutput, folder: Path) -> OutputFile | None:
         raise _wrong(planned, "is a hard link to another file", "an output is a hard link")
     size, mtime, digest = _stored(path)
     entries = _entries(planned, path) if planned.tree else None
-    path.chmod(stat.S_IMODE(state.st_mode) & ~0o222)
+    # Nobody writes to it any more, and its owner can read it, whatever the program left.
+    path.chmod((stat.S_IMODE(state.st_mode) & ~0o222) | stat.S_IRUSR)
     return OutputFile(name=planned.name, bytes=size, sha256=digest, entries=entries, mtime_ns=mtime)
 
 

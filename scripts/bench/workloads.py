@@ -13,7 +13,7 @@ from dask_runner.workloads.interface import MergedFile, MergeRequest, Plan
 class Nothing(Struct, frozen=True, kw_only=True):
     """`number` batches that return at once; `loaded` makes the process import what users import."""
 
-    preload: ClassVar[tuple[str, ...]] = ("uproot", "awkward", "scipy.stats")
+    preload: ClassVar[tuple[str, ...]] = ("uproot", "awkward", "scipy")
     uses_folder: ClassVar[bool] = False
 
     number: int

@@ -264,3 +264,12 @@ def test_waiting_for_a_run_in_parts_ends_as_the_run_did(jobs):
     driver.send_signal(signal.SIGINT)
     code = driver.wait(60)
     jobs.run("wait", "last", expect=code)
+
+
+def test_outputs_and_attempts_have_the_users_umask(jobs):
+    jobs.go()
+    jobs.run(*jobs.words(1), umask=0o077)
+    (output,) = (jobs.last / "outputs").iterdir()
+    assert output.stat().st_mode & 0o777 == 0o400
+    for path in (jobs.last / "attempts").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path

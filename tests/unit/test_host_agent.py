@@ -39,6 +39,7 @@ def supervise(monkeypatch, scripts: list[str]) -> None:
         host="h",
         bind="127.0.0.1",
         slots=1,
+        umask=0o022,
         scheduler="tls://127.0.0.1:1",
         credentials=Credentials(ca="", cert="", key=""),
     )
