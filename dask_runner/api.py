@@ -231,7 +231,7 @@ def _start(
         outputs=Path(options["output_dir"]) if "output_dir" in options else outputs,
         label=options.get("label", ""),
         first=options.get("first"),
-        import_path=tuple(os.fspath(path) for path in options.get("import_path", ())),
+        import_path=tuple(str(Path(path).absolute()) for path in options.get("import_path", ())),
         skip_bad_inputs=options.get("skip_bad_inputs", False),
     )
     with _control() as control:

@@ -136,7 +136,7 @@ def _metadata(state: RunState, missing: list[Batch], *, events: int, total: int)
 
 def _write(state: RunState, request: MergeRequest) -> tuple[MergedFile, ...]:
     """Merge into a folder beside the target, then give each file its name, without overwriting."""
-    workload = load(state.header.workload)
+    workload = load(state.header.workload, state.header.import_path)
     target = request.folder
     try:
         target.mkdir(parents=True, exist_ok=True)

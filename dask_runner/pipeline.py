@@ -170,7 +170,7 @@ def drive(
     wanted = select(manifest.state, selection)
     if not wanted:
         return
-    workload = load(header.workload)
+    workload = load(header.workload, header.import_path)
     with open_cluster(settings, workload, header) as cluster, progress:
         check_numerics(manifest.state, cluster, accept=accept_numerics)
         manifest.record(
@@ -233,7 +233,13 @@ def dry_rerun(path: Path, request: RerunRequest) -> DryRun:
         problems=() if request.accept_changed_inputs else changed,
     )
     settings = effective_settings(state.header, request.overrides)
-    return check(load(state.header.workload), plan, settings, outputs=folder.outputs, rerun=True)
+    return check(
+        load(state.header.workload, state.header.import_path),
+        plan,
+        settings,
+        outputs=folder.outputs,
+        rerun=True,
+    )
 
 
 def check_plan(plan: Plan, *, skip_bad_inputs: bool = False) -> None:
@@ -297,7 +303,7 @@ def open_cluster(settings: Settings, workload: Workload, header: Header) -> Clus
     config = ClusterConfig(
         slots=settings.run.slots,
         scratch=settings.storage.scratch,
-        import_path=tuple(header.details.get("import_path", ())),
+        import_path=header.import_path,
         preload=workload.preload,
     )
     return CLUSTERS["local"](config)
@@ -345,5 +351,5 @@ def _header(request: RunRequest, folder: RunFolder) -> Header:
         settings=msgspec.to_builtins(request.settings),
         limits=msgspec.to_builtins(limits(request.settings)),
         first=request.first,
-        details={"import_path": list(request.import_path)},
+        import_path=request.import_path,
     )

@@ -22,7 +22,8 @@ def utc_now() -> str:
 
 class Header(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The first line: where the run came from. `hosts` are lines of a hostfile. `first` is the
-    number of batches that this invocation was asked to dispatch (None: all).
+    number of batches that this invocation was asked to dispatch (None: all); `import_path` are
+    folders where the batches look for modules first.
 
     `Manifest.create` fills `format`, `outputs` and `attempts` (text form of the folders, relative
     to the run folder when inside it) and the number of `inputs` and `batches` of the plan.
@@ -47,6 +48,7 @@ class Header(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     first: int | None = None
+    import_path: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
 

@@ -1,6 +1,8 @@
 """The family of workloads. To add one: a module, a line here, a test."""
 
 import importlib
+import sys
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -17,8 +19,11 @@ WORKLOADS = {
 }
 
 
-def load(spec: WorkloadSpec) -> Workload:
-    """Make the workload from its JSON form. Raises UsageError for a wrong name or configuration."""
+def load(spec: WorkloadSpec, import_path: Sequence[str] = ()) -> Workload:
+    """Make the workload from its JSON form; a user's own is also looked for in the folders
+    `import_path`. Raises UsageError for a wrong name or configuration.
+    """
+    sys.path[:0] = [folder for folder in import_path if folder not in sys.path]
     target = WORKLOADS.get(spec.name, spec.name)
     module_name, _, class_name = target.partition(":")
     if not class_name:
