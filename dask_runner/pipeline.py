@@ -15,12 +15,10 @@ import msgspec
 from msgspec import Struct, field
 
 from dask_runner import run_folder
-from dask_runner.cluster import CLUSTERS, Cluster, ClusterConfig
 from dask_runner.control import Control
 from dask_runner.dispatch import Dispatcher, Policy
 from dask_runner.dry_run import DryRun, check, existing_outputs
-from dask_runner.errors import BadInputError, ClusterError, UsageError
-from dask_runner.execution.task import Limits
+from dask_runner.errors import BadInputError, UsageError
 from dask_runner.files import path_to_text
 from dask_runner.identity import user_name, whoami
 from dask_runner.manifest import (
@@ -32,6 +30,14 @@ from dask_runner.manifest import (
     Verdict,
     read_state,
 )
+from dask_runner.opening import (
+    check_numerics,
+    cluster_note,
+    effective_settings,
+    end_note,
+    limits,
+    open_cluster,
+)
 from dask_runner.progress import Progress
 from dask_runner.publish import Publisher
 from dask_runner.recovery import recover
@@ -41,7 +47,7 @@ from dask_runner.summary import Summary, summarize
 from dask_runner.verify import changed_inputs, lost_batches, verify
 from dask_runner.versions import code_version, versions
 from dask_runner.workloads import load, spec_of
-from dask_runner.workloads.interface import Plan, Workload
+from dask_runner.workloads.interface import Plan
 
 _log = logging.getLogger(__name__)
 
@@ -173,18 +179,7 @@ def drive(
     workload = load(header.workload, header.import_path)
     with open_cluster(settings, workload, header) as cluster, progress:
         check_numerics(manifest.state, cluster, accept=accept_numerics)
-        manifest.record(
-            Note(
-                kind=NoteKind.CLUSTER,
-                text=f"cluster {cluster.name} at {cluster.address}",
-                data={
-                    "name": cluster.name,
-                    "address": cluster.address,
-                    "hosts": dict(cluster.hosts),
-                    "numerics": dict(cluster.numerics),
-                },
-            )
-        )
+        manifest.record(cluster_note(cluster))
         Dispatcher(
             manifest=manifest,
             publisher=Publisher(folder, manifest),
@@ -202,12 +197,7 @@ def drive(
             control=control,
             progress=progress,
         ).run(wanted)
-        # Without this note the driver was killed: readers can tell an end from a crash.
-        reason = control.reason if control.draining else ""
-        manifest.record(
-            Note(kind=NoteKind.ENDED, text="dispatch ended", data={"interrupted_by": reason}),
-            durable=True,
-        )
+        manifest.record(end_note(control), durable=True)
 
 
 def dry_run(request: RunRequest) -> DryRun:
@@ -278,56 +268,6 @@ def select(state: RunState, selection: Selection, *, lost: Sequence[int] = ()) -
 def _has_cause(state: RunState, index: int, cause: str) -> bool:
     failure = state.failure(index)
     return failure is not None and cause in {failure.kind, failure.fingerprint}
-
-
-def effective_settings(header: Header, overrides: dict[str, Any]) -> Settings:
-    """The settings the run was made with, with the run section's `overrides` on top."""
-    settings = msgspec.convert(header.settings, Settings)
-    return msgspec.structs.replace(settings, run=msgspec.structs.replace(settings.run, **overrides))
-
-
-def limits(settings: Settings) -> Limits:
-    """The limits of a batch process, in the units of `execution`."""
-    values = settings.run
-    return Limits(
-        timeout=values.timeout,
-        memory=values.memory * _MEGABYTE,
-        nice=values.nice,
-        idle_io=values.idle_io,
-        log_cap=values.log_cap * _KILOBYTE,
-    )
-
-
-def open_cluster(settings: Settings, workload: Workload, header: Header) -> Cluster:
-    """The cluster to dispatch to; until there is another, the one on this machine."""
-    config = ClusterConfig(
-        slots=settings.run.slots,
-        scratch=settings.storage.scratch,
-        import_path=header.import_path,
-        preload=workload.preload,
-    )
-    return CLUSTERS["local"](config)
-
-
-def check_numerics(state: RunState, cluster: Cluster, *, accept: bool) -> None:
-    """Raise ClusterError if a host computes other bits than those that worked on this run."""
-    seen = [
-        known
-        for note in state.notes
-        if note.kind == NoteKind.CLUSTER
-        for known in note.data.get("numerics", {}).items()
-    ]
-    first = next(iter([*seen, *cluster.numerics.items()]))
-    others = [host for host, found in cluster.numerics.items() if found != first[1]]
-    if others and not accept:
-        raise ClusterError(
-            f"{', '.join(others)}: the numerics self-test gives other bits than on {first[0]}, "
-            "where this run began",
-            hint="another processor, C library or package? --accept-numerics goes on all the same, "
-            "and the manifest keeps it on record",
-        )
-    for host in others:
-        _log.warning("%s computes other bits than %s; accepted on request", host, first[0])
 
 
 def _outputs(request: RunRequest) -> Path | None:
