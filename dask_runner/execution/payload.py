@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from dask_runner import workloads
 from dask_runner.batch import Attempt, BatchFailedError, FailureKind
+from dask_runner.errors import RunnerError
 from dask_runner.execution import marker, process_tree, reports, wire
 from dask_runner.execution.failures import Cause, cause_of
 from dask_runner.execution.log_capture import mark
@@ -229,9 +230,12 @@ def _cause_of_folder(error: OSError) -> Cause:
 
 def _print_failure(error: BaseException) -> None:
     try:
-        if isinstance(error, BatchFailedError) and error.__cause__ is None:
+        if isinstance(error, BatchFailedError | RunnerError):
             # A verdict, not a defect: our own frames would only hide the program's last words.
-            print(error, file=sys.stderr)  # noqa: T201  # the batch's log
+            said: BaseException | None = error
+            while said is not None:
+                print(f"{type(said).__name__}: {said}", file=sys.stderr)  # noqa: T201  # the log
+                said = said.__cause__
         else:
             traceback.print_exception(error, file=sys.stderr)
     except BaseException:  # noqa: BLE001  # a foreign __str__ may raise; the report has the type
