@@ -6,6 +6,7 @@
 """
 
 import logging
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -286,6 +287,7 @@ def _header(request: RunRequest, folder: RunFolder) -> Header:
         label=request.label,
         user=user_name(),
         host=socket.gethostname(),
+        hosts=(f"{socket.gethostname()} slots={request.settings.run.slots or os.cpu_count()}",),
         code_version=code_version(),
         versions=versions(),
         settings=msgspec.to_builtins(request.settings),

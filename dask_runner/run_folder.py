@@ -93,7 +93,9 @@ def claim(runs: Path, outputs: Path | None = None, *, now: datetime | None = Non
                 (runs / name).mkdir()
             except FileExistsError:
                 continue
-            return RunFolder.at(runs / name, outputs)
+            folder = RunFolder.at(runs / name, outputs)
+            _probe_link(folder)
+            return folder
     except OSError as error:
         raise StorageError(
             f"cannot make a run folder in {runs}: {error.strerror}",
@@ -113,6 +115,25 @@ def _make_outputs(outputs: Path) -> None:
             f"cannot write outputs to {outputs}: {error.strerror}",
             hint="choose another folder for the outputs; nothing was started",
         ) from error
+
+
+def _probe_link(folder: RunFolder) -> None:
+    """Publishing is a link: better to know now than after the first batch that there are none."""
+    source, target = folder.attempts / ".probe", folder.outputs / f".probe-{folder.timestamp}"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.touch()
+    try:
+        target.hardlink_to(source)
+    except OSError as error:
+        raise StorageError(
+            f"cannot link from {folder.attempts} to {folder.outputs}: {error.strerror}",
+            hint="outputs are published by hard links, which AFS and some network mounts refuse: "
+            "choose another folder for the outputs; nothing was started",
+        ) from error
+    finally:
+        source.unlink()
+        target.unlink(missing_ok=True)
 
 
 def find(runs: Path, timestamp: str) -> Path:

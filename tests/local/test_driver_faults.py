@@ -273,3 +273,16 @@ def test_outputs_and_attempts_have_the_users_umask(jobs):
     assert output.stat().st_mode & 0o777 == 0o400
     for path in (jobs.last / "attempts").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_file_system_without_links_between_folders_is_refused_at_once(jobs):
+    attempts = jobs.folder / "results" / ".dask-runner"
+    attempts.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", attempts], check=True)
+    try:
+        refused = jobs.run(*jobs.words(1, "--output-dir", "results"), expect=7)
+        assert "hard links" in refused.stderr
+        assert not jobs.timestamps
+        assert not list((jobs.folder / "results").glob(".probe*"))
+    finally:
+        subprocess.run(["umount", attempts], check=True)
