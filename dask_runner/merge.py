@@ -145,9 +145,22 @@ def _write(state: RunState, request: MergeRequest) -> tuple[MergedFile, ...]:
         raise StorageError(f"cannot write to {target}: {error.strerror}") from error
     try:
         files = workload.merge(msgspec.structs.replace(request, folder=beside))
-        return tuple(_publish(file, beside, target) for file in files)
+        return _publish_all(files, beside, target)
     finally:
         shutil.rmtree(beside)
+
+
+def _publish_all(files: Iterable[MergedFile], beside: Path, target: Path) -> tuple[MergedFile, ...]:
+    """All files get their names, or none: half a merge would stand in the way of the next."""
+    done: list[MergedFile] = []
+    try:
+        for file in files:
+            done.append(_publish(file, beside, target))  # noqa: PERF401  (kept for the undoing)
+    except UsageError:
+        for file in done:
+            Path(file.path).unlink()
+        raise
+    return tuple(done)
 
 
 def _publish(file: MergedFile, beside: Path, target: Path) -> MergedFile:

@@ -202,6 +202,16 @@ def test_merge_of_an_incomplete_run_says_what_is_missing(job):
     assert "304795.40.2.EVNT.root" in text, "the file itself says what is not in it"
 
 
+def test_merge_never_overwrites_and_leaves_no_half_behind(job):
+    run(job, "-b", "40", "--first", "1")
+    merged = job.last / "merged"
+    merged.mkdir()
+    (merged / "merged.NTUP.root").write_bytes(b"mine")
+    refused = job.run("merge", "last", "--acceptance", "0.3", expect=2)
+    assert "merged.NTUP.root exists" in refused.stderr
+    assert [path.name for path in merged.iterdir()] == ["merged.NTUP.root"]
+
+
 def test_first_and_rerun_do_it_all_in_two_parts(job, sample):
     assert run(job, "-b", "20", "--first", "2")["done"] == 2
     job.run("rerun", "last", "-q")
