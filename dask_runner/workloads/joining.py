@@ -32,8 +32,9 @@ def join_events(
         entries, content = formats.merge(_in_event_order(parts), target, dict(metadata))
     else:
         trees = rootfiles.concatenate(parts, target, metadata)
-        # Foreign files may hold objects whose content has no hash; their trees are joined anyway.
-        entries, content = trees.get(tree, 0) if tree else 0, ""
+        entries = trees.get(tree, 0) if tree else 0
+        # The hash is of trees; a file with histograms alone has none.
+        content = rootfiles.content_hash(target) if trees else ""
     if tree and not (most if least is None else least) <= entries <= most:
         raise BadInputError(
             f"{target.name}: {entries} events in the parts, but the plan says {most}",
