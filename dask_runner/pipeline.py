@@ -263,6 +263,9 @@ def select(state: RunState, selection: Selection, *, lost: Sequence[int] = ()) -
         raise UsageError(
             f"no batch failed with {selection.cause!r}", hint="`dask-runner errors` lists causes"
         )
+    if selection.first is not None:
+        # In parts, what was never tried comes first: else failing batches would keep it waiting.
+        wanted.sort(key=lambda index: state.verdict(index) is Verdict.FAILED)
     return wanted[: selection.first]
 
 

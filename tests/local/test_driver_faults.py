@@ -286,3 +286,12 @@ def test_a_file_system_without_links_between_folders_is_refused_at_once(jobs):
         assert not list((jobs.folder / "results").glob(".probe*"))
     finally:
         subprocess.run(["umount", attempts], check=True)
+
+
+def test_a_rerun_in_parts_takes_what_was_never_tried_before_what_failed(jobs):
+    jobs.go()
+    (jobs.folder / "job.sh").write_text('test "$1" = 0 && exit 4\necho "$1" > "$3"\n')
+    jobs.run(*jobs.words(4, "--first", "2"), expect=3)
+    jobs.run("rerun", "last", "--first", "2", expect=3)
+    result = jobs.check()
+    assert (result.done, result.failed) == ({1, 2, 3}, {0})
