@@ -97,11 +97,17 @@ def logs(
     ] = False,
     runs: options.Runs = None,
     settings: options.SettingsFile = None,
+    json: options.Json = False,
 ) -> None:
     """Print the log of a batch; lines that repeat are folded, with their count."""
     from dask_runner.reports.attempt_log import LogReader
 
+    if follow and json:
+        raise UsageError("--follow and --json do not go together", hint="leave one of them out")
     reader = LogReader(options.run_path(timestamp, runs, settings), batch, attempt)
+    if json:
+        report(reader.text(every_line=raw), json=True)
+        return
     try:
         _print_log(reader, follow=follow, raw=raw)
     except KeyboardInterrupt:

@@ -11,11 +11,11 @@ from msgspec import Struct
 
 from dask_runner.batch import LogSlice
 from dask_runner.errors import UsageError
-from dask_runner.files import text_to_path
+from dask_runner.files import path_to_text, text_to_path
 from dask_runner.manifest import Follower, RunState
 from dask_runner.reports.detail import AttemptDetail, batch_detail, check_batch
 from dask_runner.reports.listing import driver_of
-from dask_runner.reports.log_view import read_bytes
+from dask_runner.reports.log_view import fold, lines_of, read_bytes, shown
 from dask_runner.run_folder import LOG_NAME, RunFolder, group_log_name
 
 _INTERVAL = 0.3
@@ -36,6 +36,18 @@ class AttemptLog(Struct, frozen=True, kw_only=True):
     status: str
     running: bool
     shared: bool
+
+
+class LogText(Struct, frozen=True, kw_only=True):
+    """The log of an attempt as lines: folded, or every one of them."""
+
+    batch: int
+    attempt: int
+    status: str
+    path: str
+    shared: bool
+    dropped: int
+    lines: tuple[str, ...]
 
 
 def locate(
@@ -120,16 +132,34 @@ class LogReader:
             )
         return log
 
-    def read(self) -> Iterator[bytes]:
-        """The bytes that are there now."""
+    def _found(self) -> AttemptLog:
         log = self.find()
         if log is None:
             name = self._folder.timestamp
             raise UsageError(
                 f"batch {self._index} of run {name} has not started yet", hint="wait for it with -f"
             )
+        return log
+
+    def read(self) -> Iterator[bytes]:
+        """The bytes that are there now."""
+        log = self._found()
         if log.path.exists():
             yield from read_bytes(log.path, log.offset, log.length)
+
+    def text(self, *, every_line: bool) -> LogText:
+        """The log that is there now, as lines."""
+        lines = lines_of(self.read())
+        log = self._found()
+        return LogText(
+            batch=self._index,
+            attempt=log.attempt,
+            status=log.status,
+            path=path_to_text(log.path),
+            shared=log.shared,
+            dropped=log.dropped,
+            lines=tuple(lines if every_line else shown(fold(lines))),
+        )
 
     def follow(self) -> Iterator[bytes]:
         """The bytes as they come, until the attempt has its outcome or nobody drives the run; one

@@ -325,6 +325,16 @@ def test_logs_fold_and_raw_does_not(call, two_runs):
     assert call("logs", SECOND, 1)[1] == "second\n", "the latest attempt"
 
 
+def test_logs_as_json_are_lines(call, two_runs):
+    folded = parsed(call("logs", SECOND, 1, "--attempt", 1, "--json"))
+    assert folded["lines"] == ["WARN x  [x 20000]"]
+    assert (folded["batch"], folded["attempt"], folded["status"]) == (1, 1, "failed")
+    assert folded["path"].endswith("log.txt")
+    every = parsed(call("logs", SECOND, 1, "--attempt", 1, "--json", "--raw"))
+    assert every["lines"] == ["WARN x"] * 20_000
+    assert call("logs", SECOND, 1, "--json", "-f")[0] == 2
+
+
 def test_raw_log_is_the_very_bytes(tmp_path, monkeypatch, capfdbinary):
     data = b"\x1b[31m\xff\xfe\r\n\x00 end"
     with create(tmp_path / "runs", 1) as manifest:
