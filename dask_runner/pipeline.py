@@ -84,7 +84,8 @@ class Selection(Struct, frozen=True, kw_only=True):
 
 class RerunRequest(Struct, frozen=True, kw_only=True):
     """`overrides` replaces values of the run section of the settings (slots, attempts ...).
-    `resume` says that this is the background driver of a run that was only planned.
+    `resume` says that this is the background driver of a run that was only planned. A `label`
+    replaces the one that the run has.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -93,6 +94,7 @@ class RerunRequest(Struct, frozen=True, kw_only=True):
     overrides: dict[str, Any] = field(default_factory=dict)
     argv: tuple[str, ...] = ()
     resume: bool = False
+    label: str = ""
     accept_numerics: bool = False
 
 
@@ -144,7 +146,11 @@ def rerun(path: Path, request: RerunRequest, *, control: Control, progress: Prog
             Note(
                 kind=NoteKind.RERUN,
                 text="background driver began" if request.resume else "rerun began",
-                data={"argv": list(request.argv), "versions": versions()},
+                data={
+                    "argv": list(request.argv),
+                    "versions": versions(),
+                    "label": request.label,
+                },
                 who=whoami(),
             )
         )

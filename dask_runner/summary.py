@@ -135,7 +135,7 @@ def summarize(state: RunState, *, active: bool = False) -> Summary:
     hosts = _hosts(state)
     return Summary(
         timestamp=state.folder.timestamp,
-        label=header.label,
+        label=state.label,
         workload=header.workload.name,
         verdict=verdict_of(state, active=active),
         total=state.total.batches,

@@ -204,6 +204,7 @@ def rerun(
         bool, typer.Option("--break-lock", help="Take the lock of a driver on another host.")
     ] = False,
     dry: options.Dry = False,
+    label: options.Label = "",
     first: options.First = None,
     detach: options.Detach = False,
     quiet: options.Quiet = False,
@@ -231,6 +232,7 @@ def rerun(
         accept_numerics=accept_numerics,
         overrides=overrides,
         argv=options.argv(),
+        label=label,
     )
     if dry:
         from dask_runner.pipeline import dry_rerun

@@ -139,6 +139,12 @@ class RunState:
         return (code == DONE for code in self._ledger.verdicts)
 
     @property
+    def label(self) -> str:
+        """The text to know the run by: the last one that was given."""
+        given = (n.data.get("label") for n in reversed(self.notes) if n.kind == NoteKind.RERUN)
+        return next(filter(None, given), self.header.label)
+
+    @property
     def interrupted(self) -> bool:
         """True if the user ended the last dispatch, or nobody did: its driver was killed."""
         for note in reversed(self.notes):

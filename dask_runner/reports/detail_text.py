@@ -53,7 +53,7 @@ def _made(view: RunDetail) -> Iterator[tuple[str, object]]:
     header = view.header
     yield "command", shlex.join(header.argv)
     yield "created", f"{moment(header.created)} by {header.user or '?'} on {header.host or '?'}"
-    yield "label", header.label
+    yield "label", view.summary.label
     yield "code", header.code_version
     yield "versions", ", ".join(f"{name} {value}" for name, value in header.versions.items())
     yield "seed", header.seed

@@ -135,7 +135,7 @@ def _run_line(folder: RunFolder) -> RunLine:
     state = read_state(folder.manifest)
     return RunLine(
         timestamp=folder.timestamp,
-        label=state.header.label,
+        label=state.label,
         verdict=verdict_of(state, active=active),
         workload=state.header.workload.name,
         batches=state.total.batches,
