@@ -39,6 +39,20 @@ can_make_venv() {
     "$1" -c 'import ensurepip, venv' >/dev/null 2>&1
 }
 
+# What the test hosts of tests/cluster need, on a machine that is there for tests only.
+install_for_test_hosts() {
+    local program missing=
+    [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 0
+    for program in sshd ssh ip csh; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || missing="$missing $program"
+    done
+    [ -n "$missing" ] || return 0
+    # If this fails, the tests say what is missing. sshd is not to be started on the machine itself.
+    { apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install \
+        --no-install-recommends openssh-server openssh-client iproute2 csh; } \
+        >/dev/null || printf 'ci: apt-get could not install:%s\n' "$missing" >&2
+}
+
 # prepare FOLDER EXTRAS: make or refresh the environment FOLDER (relative to the clone).
 prepare() {
     local folder=$1 extras=$2 python wanted log

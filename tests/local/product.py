@@ -44,6 +44,7 @@ class Product:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.runner = RUNNER
         self.runs = folder / "runs"
         self.started: list[subprocess.Popen[str]] = []
         self.environment = {
@@ -56,7 +57,7 @@ class Product:
     ) -> subprocess.CompletedProcess[str]:
         """A command to its end; fails the test if it ends with another code."""
         done = subprocess.run(
-            [*RUNNER, *words],
+            [*self.runner, *words],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -77,7 +78,7 @@ class Product:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """A command that goes on while the test does."""
         process = subprocess.Popen(
-            [*RUNNER, *words],
+            [*self.runner, *words],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
