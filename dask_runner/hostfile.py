@@ -5,16 +5,19 @@
     tev[02-08,10].example.org slots=8 python=/opt/py/bin/python
     [2001:db8::7] user=ada port=2222 scratch="/data/my scratch"
 
-Owns the syntax and what an address may be. Refuses what could mean something to a shell or to
-ssh, duplicates, and a file that somebody else could have written. Connects to nothing.
+Owns the syntax, what an address may be, and patterns of hosts (--hosts). Refuses what could mean
+something to a shell or to ssh, duplicates, and a file that somebody else could have written.
+Connects to nothing.
 """
 
 import difflib
+import fnmatch
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -25,8 +28,9 @@ from dask_runner.files import read_trusted
 
 class Host(Struct, frozen=True, kw_only=True):
     """A machine. `address` is a name or an IP address (IPv6 without brackets). What is "" or 0 is
-    not said in the hostfile: slots, one for each core; python, the same path as the driver's;
-    user and port, from the ssh configuration; scratch, from the settings.
+    not said in the hostfile: slots, as --slots says or AUTO; python, the same path as the driver's;
+    user and port, from the ssh configuration; scratch and nice, from the settings; memory in MB
+    for all batches together, what the host has; setup, a bash file sourced before python, none.
     """
 
     address: str
@@ -35,7 +39,13 @@ class Host(Struct, frozen=True, kw_only=True):
     user: str = ""
     port: int = 0
     scratch: str = ""
+    memory: int = 0
+    nice: int = 0
+    setup: str = ""
 
+
+# Slots as many as cores (but one) and memory allow.
+AUTO: Final = -1
 
 HOSTFILE_TEXT = """\
 # Hosts for dask-runner: one on a line, then key=value for what differs from the default.
@@ -48,11 +58,14 @@ HOSTFILE_TEXT = """\
 # A range stands for all its hosts and keeps its zeros: tev02, tev03 ... tev08, tev10.
 # An IPv6 address stands in brackets. A value with spaces stands in quotes.
 #
-#   slots    batches at a time; default: run.slots of settings.toml, or one for each core
+#   slots    batches at a time, or auto: cores less one, fewer if memory is short; default: auto
 #   python   absolute path of the Python that has dask-runner; default: the same as here
 #   user     login name; default: what ssh takes
 #   port     of sshd; default: what ssh takes
 #   scratch  absolute path of a folder for temporary files; default: storage.scratch
+#   memory   MB for all batches together; default: what the host has
+#   nice     niceness of the batches, 1 to 19; default: run.nice
+#   setup    absolute path of a bash file there, sourced before python is started; default: none
 localhost
 """
 
@@ -66,6 +79,7 @@ _LONGEST_ADDRESS = 253  # of a DNS name
 _LAST_PORT = 65535
 # Far more than a department has; a slip like [1-10000000] must not fill the memory.
 _MOST_HOSTS = 10_000
+_NAMES_SHOWN = 8  # in a hint
 
 
 def load_hosts(path: Path) -> tuple[Host, ...]:
@@ -85,6 +99,51 @@ def parse_hosts(text: str, source: str) -> tuple[Host, ...]:
     if not hosts:
         raise UsageError(f"{source}: no hosts", hint="write one host on each line")
     return tuple(host for host, _ in hosts.values())
+
+
+def select_hosts(hosts: Sequence[Host], pattern: str) -> tuple[Host, ...]:
+    """The hosts that `pattern` names, in their order: shell patterns with commas between them,
+    `!x` takes those of x away again; only such ones begin with all hosts. "" is all hosts. Raises
+    UsageError for a pattern without any host: most likely a slip.
+    """
+    if not pattern.strip():
+        return tuple(hosts)
+    words = [word.strip() for word in pattern.split(",") if word.strip()]
+    chosen: set[str] = set()
+    if words and all(word.startswith("!") for word in words):
+        chosen = {host.address for host in hosts}
+    # Those to take away come last, wherever they stand.
+    for word in sorted(words, key=lambda word: word.startswith("!")):
+        wanted = _matching(hosts, word.removeprefix("!"))
+        if not wanted:
+            raise _no_such_host(hosts, word)
+        chosen = chosen - wanted if word.startswith("!") else chosen | wanted
+    if not chosen:
+        raise UsageError(f"{pattern!r} leaves no host", hint=_names_hint(hosts))
+    return tuple(host for host in hosts if host.address in chosen)
+
+
+def _matching(hosts: Sequence[Host], word: str) -> set[str]:
+    # Brackets around an IPv6 address, as in the hostfile, are no set of characters.
+    literal = word.strip("[]").lower() if ":" in word else word.lower()
+    return {
+        host.address
+        for host in hosts
+        if host.address.lower() == literal or fnmatch.fnmatchcase(host.address.lower(), literal)
+    }
+
+
+def _no_such_host(hosts: Sequence[Host], word: str) -> UsageError:
+    names = [host.address for host in hosts]
+    near = next(iter(difflib.get_close_matches(word.removeprefix("!"), names, n=1)), "")
+    hint = f"did you mean {near}?" if near else _names_hint(hosts)
+    return UsageError(f"no host matches {word!r}", hint=hint)
+
+
+def _names_hint(hosts: Sequence[Host]) -> str:
+    names = [host.address for host in hosts]
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return f"the hosts are {shown}" + (" ..." if len(names) > _NAMES_SHOWN else "")
 
 
 def _add(host: Host, number: int, hosts: dict[str, tuple[Host, int]]) -> None:
@@ -182,7 +241,10 @@ def _user(token: str, value: str) -> str:
 
 
 _VALUES: dict[str, Callable[[str, str], str | int]] = {
-    "slots": lambda token, value: _integer(token, value, 4096),
+    "slots": lambda token, value: AUTO if value == "auto" else _integer(token, value, 4096),
+    "memory": lambda token, value: _integer(token, value, 100_000_000),
+    "nice": lambda token, value: _integer(token, value, 19),
+    "setup": _folder,
     "port": lambda token, value: _integer(token, value, _LAST_PORT),
     "python": _folder,
     "scratch": _folder,

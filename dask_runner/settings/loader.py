@@ -35,13 +35,16 @@ _FILE_VARIABLE = "DASK_RUNNER_SETTINGS"
 # Set for the programs of a batch, or read elsewhere; never settings.
 _RESERVED = frozenset(
     {_FILE_VARIABLE}
-    | {f"{ENVIRONMENT_PREFIX}{name}" for name in ("RUN", "BATCH", "ATTEMPT", "SCRATCH", "CLUSTER")}
+    | {
+        f"{ENVIRONMENT_PREFIX}{name}"
+        for name in (*("RUN", "BATCH", "ATTEMPT", "SCRATCH"), *("CLUSTER", "HOST", "SHIPPED"))
+    }
 )
 _RESERVED_PREFIX = f"{ENVIRONMENT_PREFIX}TEST_"
 _PATHS = frozenset(
     {
         *("storage.runs", "storage.outputs", "storage.scratch"),
-        *("generate.evnt_dir", "generate.pythia_card"),
+        *("generate.evnt_dir", "generate.pythia_card", "cluster.hostfile"),
     }
 )
 

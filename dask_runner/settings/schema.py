@@ -4,7 +4,7 @@ The one source for the loader, the commented settings.toml that `init` writes, a
 docs/settings.md. Refuses to know where values come from.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -61,7 +61,12 @@ class RunDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         bool, Meta(description="Whether batches use the disk only when nobody else does.")
     ] = True
     slots: Annotated[
-        int, Meta(ge=0, description="Batches at a time on a host; 0: one for each core.")
+        int,
+        Meta(
+            ge=0,
+            description="Batches at a time on a host; 0: on this machine one for each core, on "
+            "the hosts of a cluster as many as cores (but one) and memory allow.",
+        ),
     ] = 0
     group: Annotated[
         int,
@@ -87,6 +92,95 @@ class RunDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "the event's number alone.",
         ),
     ] = 1
+
+
+class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`dask-runner up`: the hosts of a hostfile as a cluster."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"\A[A-Za-z0-9_.-]*\Z",
+            max_length=40,
+            description="Cluster that is started, or dispatched to (`local`: none but this "
+            "machine); empty: the one that is up.",
+        ),
+    ] = ""
+    hostfile: Annotated[str, Meta(min_length=1, description="The hosts (--hostfile).")] = (
+        "hostfile.txt"
+    )
+    scheduler: Annotated[
+        str, Meta(description="Host of the scheduler; empty: the machine where `up` runs.")
+    ] = ""
+    min_hosts: Annotated[
+        int, Meta(ge=1, description="Hosts that must be up before `up` is content.")
+    ] = 1
+    connect_timeout: Annotated[
+        float, Meta(gt=0, description="How long a host may take to answer, in s.")
+    ] = 10.0
+    handshakes: Annotated[
+        int, Meta(ge=1, description="SSH logins at the same time; sshd refuses many at once.")
+    ] = 8
+    lease: Annotated[
+        float,
+        Meta(
+            ge=2,
+            description="How long a host that hears nothing from us goes on working, in s; after "
+            "it its batches are ended there and sent elsewhere.",
+        ),
+    ] = 30.0
+    staging: Annotated[
+        Literal["auto", "shared", "sftp"],
+        Meta(
+            description="How files come to the hosts. shared: the same folders are there; sftp: "
+            "inputs are copied to them and outputs back; auto: looked at for each host."
+        ),
+    ] = "auto"
+    cache: Annotated[
+        str,
+        Meta(
+            description="Folder on the hosts for copied inputs; empty: dask-runner in the user's "
+            "cache folder there."
+        ),
+    ] = ""
+    cache_limit: Annotated[
+        float, Meta(gt=0, description="Size of that folder in GB; the oldest are removed first.")
+    ] = 50.0
+    memory_ceiling: Annotated[
+        float,
+        Meta(gt=0, le=1, description="Share of a host's memory above which no new batch starts."),
+    ] = 0.9
+    scratch_floor: Annotated[
+        int,
+        Meta(ge=0, description="Free space in MB of a host's scratch below which none starts."),
+    ] = 200
+    quiet_hours: Annotated[
+        str,
+        Meta(
+            pattern=r"\A(|([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9])\Z",
+            description="Batches stand still in these hours of the host's clock, such as "
+            "09:00-17:30; empty: never.",
+        ),
+    ] = ""
+    user_idle: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Batches stand still while somebody logged in has typed in the last so "
+            "many minutes; 0: users are not looked at.",
+        ),
+    ] = 0.0
+    load: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Batches stand still while the load of all other processes is above this; "
+            "0: it is not looked at.",
+        ),
+    ] = 0.0
+    dashboard: Annotated[
+        bool, Meta(description="Dask's dashboard, on the scheduler's loopback interface only.")
+    ] = False
 
 
 class GenerateSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -263,6 +357,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     storage: Storage = field(default_factory=Storage)
     run: RunDefaults = field(default_factory=RunDefaults)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     generate: GenerateSettings = field(default_factory=GenerateSettings)
     reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)
     geometry: Geometry = field(default_factory=Geometry)
