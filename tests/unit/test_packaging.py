@@ -78,7 +78,8 @@ def test_every_error_has_an_exit_code_of_its_own_kind():
 
 def test_extra_all_holds_every_extra_for_users():
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
-    extras = set(project["optional-dependencies"]) - {"all", "dev"}
+    # gssapi is built against the system's Kerberos, which many machines do not have.
+    extras = set(project["optional-dependencies"]) - {"all", "dev", "gssapi"}
     [everything] = project["optional-dependencies"]["all"]
     assert (
         everything
