@@ -10,6 +10,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from dask_runner.cluster.asking import cluster_states
+from dask_runner.cluster.status import ClusterStatus
 from dask_runner.errors import ManifestError
 from dask_runner.files import path_to_text
 from dask_runner.manifest import Follower, RunState, lock_holder, read_state
@@ -94,9 +96,10 @@ class RunStatus(Struct, frozen=True, kw_only=True):
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """All active runs of a folder, with their clusters."""
+    """The clusters that are up, and all active runs of a folder with their clusters."""
 
     folder: str
+    clusters: tuple[ClusterStatus, ...] = ()
     runs: tuple[RunStatus, ...]
     unreadable: tuple[UnreadableRun, ...]
 
@@ -213,6 +216,7 @@ class Watch:
                 unreadable.append(UnreadableRun(timestamp=name, problem=error.message))
         return Status(
             folder=path_to_text(os.fspath(self._runs.absolute())),
+            clusters=tuple(cluster_states()),
             runs=tuple(runs),
             unreadable=tuple(unreadable),
         )

@@ -4,6 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dask_runner.progress import duration
+from dask_runner.reports import cluster_text
 from dask_runner.reports.layout import Pieces, cell, fields, moment, more, plural, size, table
 from dask_runner.reports.layout import verdict as verdict_text
 from dask_runner.reports.listing import (
@@ -57,18 +58,24 @@ def _unreadable(runs: tuple[UnreadableRun, ...]) -> Pieces:
 def status(view: Status) -> Pieces:
     """The clusters and the active runs together."""
     pieces: Pieces = []
+    for one in view.clusters:
+        pieces += [*cluster_text.cluster(one), Text()]
     if not view.runs:
-        pieces.append(cell(f"no cluster and no active run in {view.folder}"))
+        no_cluster = "" if view.clusters else "no cluster is up, and "
+        pieces.append(cell(f"{no_cluster}no active run in {view.folder}"))
     else:
-        pieces += [*_cluster_table(view), Text(), _active_table(view)]
+        opened = _cluster_table(view)
+        pieces += [*opened, *([Text()] if opened else []), _active_table(view)]
     return [*pieces, *_unreadable(view.unreadable)]
 
 
 def _cluster_table(view: Status) -> Pieces:
+    """The clusters that runs have opened for themselves: those that are up are shown already."""
+    shown = {cluster.cluster for cluster in view.clusters}
     rows = [
         (run.cluster.name, host.host, host.slots, host.busy, run.summary.timestamp)
         for run in view.runs
-        if run.cluster is not None
+        if run.cluster is not None and run.cluster.name not in shown
         for host in run.cluster.hosts
     ]
     opening = [run.summary.timestamp for run in view.runs if run.cluster is None]

@@ -7,13 +7,22 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
-from dask_runner.reports import detail_text, listing_text, summary_text
+from dask_runner.cluster.status import ClusterStatus
+from dask_runner.reports import (
+    cluster_text,
+    detail_text,
+    host_checks_text,
+    listing_text,
+    summary_text,
+)
 from dask_runner.reports.detail import BatchDetail, Errors, RunDetail
+from dask_runner.reports.host_checks import HostChecks, HostKeys
 from dask_runner.reports.layout import Pieces
 from dask_runner.reports.listing import RunList, RunStatus, Status
 from dask_runner.summary import Summary
 
 _LAYOUTS: dict[type[Any], Callable[[Any], Pieces]] = {
+    ClusterStatus: cluster_text.cluster,
     Summary: summary_text.summary,
     Errors: summary_text.errors,
     RunList: listing_text.run_list,
@@ -21,6 +30,8 @@ _LAYOUTS: dict[type[Any], Callable[[Any], Pieces]] = {
     Status: listing_text.status,
     RunDetail: detail_text.run_detail,
     BatchDetail: detail_text.batch_detail,
+    HostChecks: host_checks_text.host_checks,
+    HostKeys: host_checks_text.host_keys,
 }
 
 _UNLIMITED = 10_000

@@ -117,7 +117,7 @@ def test_runs_folder_from_settings(call, two_runs, tmp_path):
 def test_status_without_activity(call, two_runs):
     code, out, _ = call("status")
     assert code == 0
-    assert out.startswith("no cluster and no active run in ")
+    assert out.startswith("no cluster is up, and no active run in ")
 
 
 def test_status_of_all_active_runs(call, two_runs, tmp_path):
