@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from dask_runner.batch import WorkloadSpec
 from dask_runner.errors import UsageError
 from dask_runner.workloads.interface import Workload
+from dask_runner.workloads.shipped import put_first
 
 # Import paths, not classes: only the workload in use is imported.
 WORKLOADS = {
@@ -19,11 +21,16 @@ WORKLOADS = {
 }
 
 
-def load(spec: WorkloadSpec, import_path: Sequence[str] = ()) -> Workload:
-    """Make the workload from its JSON form; a user's own is also looked for in the folders
-    `import_path`. Raises UsageError for a wrong name or configuration.
+def load(
+    spec: WorkloadSpec, import_path: Sequence[str] = (), shipped: Path | None = None
+) -> Workload:
+    """Make the workload from its JSON form; a user's own is looked for in the folder `shipped`
+    first, and also in the folders `import_path`. Raises UsageError for a wrong name or
+    configuration.
     """
     sys.path[:0] = [folder for folder in import_path if folder not in sys.path]
+    if shipped is not None:
+        put_first(shipped)
     target = WORKLOADS.get(spec.name, spec.name)
     module_name, _, class_name = target.partition(":")
     if not class_name:

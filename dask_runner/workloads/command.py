@@ -23,6 +23,7 @@ from dask_runner.workloads.checks import Program
 from dask_runner.workloads.clean_shell import Stage
 from dask_runner.workloads.external import exit_failure, spelled
 from dask_runner.workloads.interface import MergedFile, MergeRequest, Plan
+from dask_runner.workloads.shipped import VARIABLE
 from dask_runner.workloads.template import Template
 
 _NAME = "command"
@@ -34,7 +35,8 @@ _LONGEST_NAME = 255
 
 class Command(Struct, frozen=True, kw_only=True):
     """`words` (in the text form of paths) run `number` times, or once for each set of values of
-    `parameters`: a CSV file, or `-` for the lines of stdin. `outputs` are names of files.
+    `parameters`: a CSV file, or `-` for the lines of stdin. `outputs` are names of files. With
+    `shipped`, `{shipped}` is the folder of what was shipped.
     """
 
     preload: ClassVar[tuple[str, ...]] = ("dask_runner.workloads.command",)
@@ -47,6 +49,7 @@ class Command(Struct, frozen=True, kw_only=True):
     setup: str = ""
     parameters: str = ""
     merge_command: str = ""
+    shipped: bool = False
 
     @classmethod
     def from_options(
@@ -59,6 +62,7 @@ class Command(Struct, frozen=True, kw_only=True):
         parameters: str,
         merge_command: str,
         seed: int,
+        shipped: bool = False,
     ) -> Self:
         """From a command line: what is a path there is resolved here, where the user is."""
         here = Path.cwd()
@@ -76,6 +80,7 @@ class Command(Struct, frozen=True, kw_only=True):
             setup="" if setup is None else clean_shell.setup_text(os.fspath(setup), here),
             parameters=parameters,
             merge_command=merge_command,
+            shipped=shipped,
         )
 
     def plan(self) -> Plan:
@@ -158,7 +163,8 @@ class Command(Struct, frozen=True, kw_only=True):
     def _reserved(self) -> frozenset[str]:
         """`{output}` is the first declared output, `{output2}` the second, and so on."""
         count = max(len(self.outputs), 1)
-        return frozenset({"index", "seed", "output", *(f"output{k + 1}" for k in range(1, count))})
+        names = ["index", "seed", "output", *(f"output{k + 1}" for k in range(1, count))]
+        return frozenset([*names, "shipped"] if self.shipped else names)
 
     def _template(self, known: Collection[str]) -> Template:
         words = [text_to_word(word) for word in self.words]
@@ -170,6 +176,8 @@ class Command(Struct, frozen=True, kw_only=True):
         values = {key: text_to_word(value) for key, value in row.items()}
         values["index"] = str(batch.index)
         values["seed"] = str(batch.parameters["seed"])
+        if self.shipped:
+            values["shipped"] = os.environ[VARIABLE]
         for k, output in enumerate(batch.outputs):
             key = "output" if k == 0 else f"output{k + 1}"
             values[key] = os.fspath(folder / text_to_path(output.name))

@@ -5,17 +5,19 @@ wrong with it is said with its name. Never believes a number in a file name.
 """
 
 import os
+import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from dask_runner import files, rootfiles
+from dask_runner import downloads, files, rootfiles
 from dask_runner.batch import InputFile
 from dask_runner.chain import formats
-from dask_runner.errors import BadInputError
+from dask_runner.errors import BadInputError, UsageError
 from dask_runner.workloads.names import natural_key
 
 # Also in the middle of a name, as in EVNT.12345._000001.pool.root.1
@@ -23,6 +25,9 @@ _POOL_NAME = ".pool.root"
 POOL_TREE = "CollectionTree"
 # Opening a file waits for storage (NFS) as long as it computes.
 _THREADS = 8
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+T = TypeVar("T")
 
 
 class Survey(Struct, frozen=True, kw_only=True):
@@ -30,6 +35,13 @@ class Survey(Struct, frozen=True, kw_only=True):
 
     files: tuple[InputFile, ...]
     problems: tuple[str, ...]
+
+
+class _Found(Struct, frozen=True, kw_only=True):
+    """A usable file, and what makes it one and the same under several names."""
+
+    file: InputFile
+    identity: tuple[int, int]
 
 
 def find(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -46,26 +58,61 @@ def tree_of(path: Path) -> str:
 
 def survey(folder: Path, patterns: Sequence[str]) -> Survey:
     """Open and count every file of `folder` that matches one of `patterns`."""
-    paths = find(folder, patterns)
+    return _survey(find(folder, patterns), _inspect)
+
+
+def resolve(text: str, here: Path) -> str:
+    """An input as given with --input, in the form that `survey_named` takes and that means the
+    same everywhere: a URL, or path text. Raises UsageError for what we cannot read.
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return files.path_to_text(os.path.abspath(here / Path(text).expanduser()))  # noqa: PTH100 - resolves no links
+    if not downloads.is_url(text):
+        raise UsageError(
+            f"--input {text}: {scheme[0]} is not supported yet",
+            hint="give a http:// or https:// address, or a copy of the file",
+        )
+    downloads.split_hash(text)
+    return text
+
+
+def survey_named(inputs: Sequence[str]) -> Survey:
+    """Open and count these files (path text, or URL with an optional #sha256=HEX), which are
+    brought here if they are elsewhere; in natural order.
+    """
+    return _survey(sorted(inputs, key=natural_key), _inspect_named)
+
+
+def stem_path(path: str) -> Path:
+    """A path for the name of an input's outputs: different for all inputs, also for URLs that
+    differ in the query only.
+    """
+    if not downloads.is_url(path):
+        return files.text_to_path(path)
+    return Path(path.replace("/", "%2F")) / files.text_to_path(downloads.name_of(path))
+
+
+def _survey(paths: Sequence[T], inspect: Callable[[T], "_Found | str"]) -> Survey:
     pool = ThreadPoolExecutor(max_workers=_THREADS)
     try:
-        results = list(pool.map(_inspect, paths))
+        results = list(pool.map(inspect, paths))
     finally:
         # Whoever is interrupted does not wait for thousands of files that are no longer wanted.
         pool.shutdown(wait=False, cancel_futures=True)
     usable: list[InputFile] = []
     problems: list[str] = []
-    owners: dict[tuple[int, int], Path] = {}
-    for path, result in zip(paths, results, strict=True):
+    owners: dict[tuple[int, int], str] = {}
+    for result in results:
         if isinstance(result, str):
             problems.append(result)
             continue
-        status = path.stat()
-        owner = owners.setdefault((status.st_dev, status.st_ino), path)
-        if owner is path:
-            usable.append(result)
+        owner = owners.get(result.identity)
+        if owner is None:
+            owners[result.identity] = result.file.path
+            usable.append(result.file)
         else:
-            problems.append(f"{path}: is the same file as {owner}")
+            problems.append(f"{result.file.path}: is the same file as {owner}")
     return Survey(files=tuple(usable), problems=tuple(problems))
 
 
@@ -73,7 +120,22 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _inspect(path: Path) -> InputFile | str:
+def _inspect_named(text: str) -> "_Found | str":
+    if not downloads.is_url(text):
+        return _inspect(files.text_to_path(text))
+    url, known = downloads.split_hash(text)
+    try:
+        copy, digest = downloads.local_copy(url, known)
+    except BadInputError as error:
+        return error.message
+    found = _inspect(copy)
+    if isinstance(found, str):
+        return f"{url}: {found}"
+    file = structs.replace(found.file, path=url, mtime_ns=0, sha256=digest)
+    return structs.replace(found, file=file)
+
+
+def _inspect(path: Path) -> "_Found | str":
     """The file as it is, or what is wrong with it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -83,13 +145,14 @@ def _inspect(path: Path) -> InputFile | str:
         if entries == 0:
             return f"{path}: has no events"
         status = path.stat()
-        return InputFile(
+        file = InputFile(
             path=files.path_to_text(os.path.abspath(path)),  # noqa: PTH100 - resolves no links
             bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,
             entries=entries,
             fingerprint=files.fingerprint(path),
         )
+        return _Found(file=file, identity=(status.st_dev, status.st_ino))
     except BadInputError as error:
         text = error.message
         return text if str(path) in text else f"{path}: {text}"

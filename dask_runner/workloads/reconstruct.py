@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from dask_runner.batch import Batch, InputFile, InputRange, PlannedOutput, least_accepted
 from dask_runner.chain import STEPS
+from dask_runner.downloads import is_url
 from dask_runner.errors import BadInputError
 from dask_runner.files import path_to_text, text_to_path
 from dask_runner.settings import Settings
@@ -33,7 +34,9 @@ from dask_runner.workloads.steps import (
 
 
 class Reconstruct(Struct, frozen=True, kw_only=True):
-    """`steps` on ranges of `batch_size` events; the formats in `keep` are published."""
+    """`steps` on ranges of `batch_size` events; the formats in `keep` are published. `inputs` are
+    taken instead of what is in `evnt_dir`, if there are any (see `inputs.resolve`).
+    """
 
     preload: ClassVar[tuple[str, ...]] = (
         "dask_runner.workloads.steps",
@@ -49,9 +52,10 @@ class Reconstruct(Struct, frozen=True, kw_only=True):
     steps: tuple[StepSettings, ...] = DEFAULT_STEPS
     geometry: Geometry = Geometry()
     run_number: int = 0
+    inputs: tuple[str, ...] = ()
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings, named: Sequence[str] = ()) -> Self:
         """As the settings say, with relative paths and files resolved here, where the user is."""
         values = settings.reconstruct
         return cls(
@@ -63,13 +67,18 @@ class Reconstruct(Struct, frozen=True, kw_only=True):
             steps=tuple(with_setup_resolved(step, Path.cwd()) for step in values.steps),
             geometry=settings.geometry,
             run_number=settings.generate.run_number,
+            inputs=tuple(inputs.resolve(text, Path.cwd()) for text in named),
         )
 
     def plan(self) -> Plan:
         """Open and count every input, then split. Raises BadInputError if there is none."""
         check_steps(self.steps, self.keep)
         folder = text_to_path(self.evnt_dir)
-        found = inputs.survey(folder, self.patterns)
+        found = (
+            inputs.survey_named(self.inputs)
+            if self.inputs
+            else inputs.survey(folder, self.patterns)
+        )
         if not found.files and not found.problems:
             raise BadInputError(
                 f"no file in {folder} matches {' or '.join(self.patterns)}",
@@ -118,7 +127,10 @@ class Reconstruct(Struct, frozen=True, kw_only=True):
         return [step.program(STEP_PLACEHOLDERS) for step in external_steps]
 
     def _split(self, folder: Path, files: Sequence[InputFile]) -> list[Batch]:
-        stems = names.stems([text_to_path(file.path).relative_to(folder) for file in files])
+        paths = [inputs.stem_path(file.path) for file in files]
+        if not self.inputs:
+            paths = [path.relative_to(folder) for path in paths]
+        stems = names.stems(paths)
         batches: list[Batch] = []
         for file, stem in zip(files, stems, strict=True):
             for part in split(file, self.batch_size):
@@ -160,4 +172,5 @@ def split(file: InputFile, size: int) -> Iterator[InputRange]:
 
 def _event_order(batch: Batch) -> tuple[tuple[tuple[int, str], ...], int]:
     (part,) = batch.inputs
-    return names.natural_key(text_to_path(part.path)), part.first
+    path = part.path if is_url(part.path) else text_to_path(part.path)
+    return names.natural_key(path), part.first

@@ -1,0 +1,220 @@
+"""Where files are: before a group runs its inputs are on its host, after it its outputs are here.
+
+Owns the choice between shared folders and copies, for each host by itself, and the loop in which
+copies run beside each other; the dispatcher gets futures and never waits. `host_files` knows what
+is done on a host. Refuses to decide who is to blame: BadInputError is an input that is not here,
+StorageError this machine's disk, ClusterError the host.
+"""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from dask_runner import shipping
+from dask_runner.batch import Attempt, InputFile, Outcome
+from dask_runner.cluster.interface import Cluster, HostState, Transfer
+from dask_runner.downloads import is_url, local_copy
+from dask_runner.errors import BadInputError, UsageError
+from dask_runner.files import path_to_text
+from dask_runner.host_files import HostFiles, Room, Wish, input_paths
+from dask_runner.manifest import Manifest, Note, Shipment
+from dask_runner.run_folder import RunFolder
+from dask_runner.settings import Settings
+from dask_runner.sources import Sources
+
+__all__ = ["Room", "Staging"]
+
+# Of taking leave from the hosts at the end, in s: what is left there goes with their agents.
+_LEAVE = 10.0
+
+T = TypeVar("T")
+
+
+class Staging:
+    """The files of one session of dispatch. `mode` and `cache` are those of the settings."""
+
+    def __init__(
+        self,
+        *,
+        mode: str,
+        folder: RunFolder,
+        transfer: Transfer | None,
+        note: Callable[[Note], None],
+        inputs: Sequence[InputFile] = (),
+        shipped: Path | None = None,
+        shipment: Shipment | None = None,
+        cache: str = "",
+    ) -> None:
+        self._wish = Wish(
+            mode=mode,
+            cache=cache,
+            folder=folder,
+            shipped=shipped,
+            holder=f"{folder.timestamp}/{secrets.token_hex(4)}",
+            note=note,
+        )
+        self._transfer = transfer
+        self._urls = {file.path: file for file in inputs if is_url(file.path)}
+        self._copies: dict[str, str] = {}
+        self._sources = Sources(folder, inputs=inputs, shipped=shipped, shipment=shipment)
+        self._hosts: dict[str, tuple[str, HostFiles]] = {}
+        self._where: dict[tuple[int, int], HostFiles] = {}
+        self._ending: set[Future[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, cluster: Cluster, settings: Settings) -> Self:
+        """Of a run on a cluster. Raises BadInputError if what was shipped is damaged, UsageError if
+        the cache would be somewhere else for every process.
+        """
+        cache = settings.cluster.cache
+        if cache and not cache.startswith(("/", "~")):
+            raise UsageError(f"cluster.cache: {cache!r} is not an absolute path")
+        state = manifest.state
+        return cls(
+            mode=settings.cluster.staging,
+            cache=cache,
+            folder=manifest.folder,
+            transfer=cluster.transfer,
+            note=manifest.record,
+            inputs=state.inputs,
+            shipped=shipping.shipped_folder(state.header, manifest.folder),
+            shipment=state.header.shipped,
+        )
+
+    def room(self, host: HostState, attempts: Sequence[Attempt]) -> "Future[Room]":
+        """The group's files on the host, when they are there; at once if nothing has to be copied.
+
+        The future raises BadInputError, ClusterError or StorageError.
+        """
+        if self._is_here(host):
+            return self._room_here(attempts)
+        files = self._files(host)
+        for attempt in attempts:
+            self._where[attempt.batch.index, attempt.number] = files
+        ready = files.ready(attempts)
+        return _done(ready) if ready is not None else self._start(files.room(attempts))
+
+    def collect(self, host: str, outcome: Outcome) -> "Future[None]":
+        """The attempt's outputs and log are in its folder here, and durable; at once if they were
+        written there. The future raises ClusterError or StorageError.
+        """
+        del host  # an attempt is where its room was
+        files = self._where.get((outcome.batch, outcome.attempt))
+        if files is None or files.shares_outputs:
+            return _done(None)
+        return self._start(files.collect(outcome))
+
+    def finish(self, host: str, attempts: Sequence[Attempt]) -> "Future[None]":
+        """The group is over: its log is here, and nothing of it is left on the host. What cannot be
+        done is logged, and is no error.
+        """
+        del host
+        found = [self._where.pop((a.batch.index, a.number), None) for a in attempts]
+        files = next((files for files in found if files is not None), None)
+        if files is None or files.has_nothing_of(attempts):
+            return _done(None)
+        ending = self._start(files.finish(attempts))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        return ending
+
+    def decisions(self) -> Mapping[str, str]:
+        """What was decided for each host that was used, in words."""
+        return {
+            name: files.description or "not decided yet"
+            for name, (_, files) in list(self._hosts.items())
+        }
+
+    def close(self) -> None:
+        """Take leave of the hosts. What is still being copied is given up, but for the logs of
+        groups that are over.
+        """
+        wait(list(self._ending), timeout=_LEAVE)
+        if self._loop is not None and self._thread is not None:
+            asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = None
+        self._sources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _is_here(self, host: HostState) -> bool:
+        """Whether the host has our files by its nature. To copy always is a wish all the same."""
+        return self._transfer is None or (host.local and self._wish.mode != "sftp")
+
+    def _files(self, host: HostState) -> HostFiles:
+        """Anew for each worker: its agent may be a new one as well."""
+        worker, files = self._hosts.get(host.name, ("", None))
+        if files is None or worker != host.worker:
+            assert self._transfer is not None
+            files = HostFiles(host.name, self._wish, self._transfer, self._sources)
+            self._hosts[host.name] = host.worker, files
+        return files
+
+    def _room_here(self, attempts: Sequence[Attempt]) -> "Future[Room]":
+        urls = [path for path in input_paths(attempts) if is_url(path)]
+        if all(url in self._copies for url in urls):
+            return _done(self._local_room(urls))
+        return self._start(self._with_copies(urls))
+
+    async def _with_copies(self, urls: Sequence[str]) -> Room:
+        for url in urls:
+            if url not in self._copies:
+                if (file := self._urls.get(url)) is None:
+                    raise BadInputError(f"{url}: is not among the inputs of the plan")
+                path, _ = await self._sources.run(
+                    partial(local_copy, file.path, file.sha256, file.bytes)
+                )
+                self._copies[url] = path_to_text(path)
+        return self._local_room(urls)
+
+    def _local_room(self, urls: Sequence[str]) -> Room:
+        shipped = self._wish.shipped
+        return Room(
+            attempts_folder=path_to_text(self._wish.folder.attempts),
+            paths={url: self._copies[url] for url in urls},
+            shipped="" if shipped is None else path_to_text(shipped),
+        )
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="staging", daemon=True
+            )
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _leave(self) -> None:
+        loop = asyncio.get_running_loop()
+        ours = asyncio.current_task()
+        for task in asyncio.all_tasks(loop):
+            if task is not ours:
+                task.cancel()
+        leaving = [asyncio.ensure_future(files.leave()) for _, files in self._hosts.values()]
+        if leaving:
+            _, late = await asyncio.wait(leaving, timeout=_LEAVE)
+            for task in late:
+                task.cancel()
+        await asyncio.gather(
+            *(task for task in asyncio.all_tasks(loop) if task is not ours), return_exceptions=True
+        )
+
+
+def _done(value: T) -> "Future[T]":
+    future: Future[T] = Future()
+    future.set_result(value)
+    return future
