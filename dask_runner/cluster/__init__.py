@@ -1,10 +1,5 @@
-"""The family of clusters. To add one: a module, a line here, a test."""
+"""The family of clusters: on this machine (local.py), and on the hosts of a hostfile (attached.py,
+to what `dask-runner up` keeps running).
 
-from dask_runner.cluster.interface import Cluster, ClusterConfig
-from dask_runner.cluster.local import LocalCluster
-
-CLUSTERS = {
-    "local": LocalCluster,
-}
-
-__all__ = ["CLUSTERS", "Cluster", "ClusterConfig", "LocalCluster"]
+Imports nothing: agents and workers start a hundred times, and need little of what is here.
+"""

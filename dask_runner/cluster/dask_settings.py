@@ -11,10 +11,12 @@ from typing import Any
 import dask
 from distributed import Security
 
-from dask_runner.cluster.tls import Credentials
+from dask_runner.cluster.credentials import Credentials
 
-# Longer than any pause of a healthy link; a lost host is told by its agent, not by this.
-_COMM_TIMEOUT = "60s"
+# Longer than any pause of a healthy link, and than a lease, in s: a lost host is told by its agent,
+# not by this, and one that is back in time has not lost anything.
+_COMM_TIMEOUT = 60.0
+_LEASE_MARGIN = 15.0
 
 _SETTINGS: dict[str, Any] = {
     # A batch whose worker died is sent again by the driver, which knows whom to blame.
@@ -35,7 +37,6 @@ _SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.terminate": False,
     "distributed.comm.require-encryption": True,
     "distributed.comm.timeouts.connect": "30s",
-    "distributed.comm.timeouts.tcp": _COMM_TIMEOUT,
     # Streamed outcomes pass through the scheduler, which by default keeps thousands of them.
     "distributed.admin.log-length": 100,
     "distributed.admin.low-level-log-length": 100,
@@ -48,13 +49,24 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def configure_dask() -> None:
-    """Make the settings above those of this process.
+# What the dashboard needs besides its own pages, which come with bokeh; never the proxy, which
+# would lead to other hosts.
+_DASHBOARD_ROUTES = [f"distributed.http.{name}" for name in ("scheduler.info", "health", "statics")]
+
+
+def configure_dask(lease: float = 0.0, *, dashboard: bool = False) -> None:
+    """Make the settings above those of this process; `lease` in s is the cluster's.
 
     Dask's default folder for temporary files has a name that anybody may create first, so that
     modules would be imported from it: a private one takes its place.
     """
-    dask.config.set({**_SETTINGS, "temporary-directory": tempfile.gettempdir()})
+    changes: dict[str, Any] = {
+        "distributed.comm.timeouts.tcp": f"{max(_COMM_TIMEOUT, lease + _LEASE_MARGIN):g}s",
+        "temporary-directory": tempfile.gettempdir(),
+    }
+    if dashboard:
+        changes["distributed.scheduler.http.routes"] = _DASHBOARD_ROUTES
+    dask.config.set({**_SETTINGS, **changes})
     # What matters to a user is said by the agent and in the manifest; what is left are tracebacks
     # of connections that end because we end them.
     # Dask gives its client a level of its own.

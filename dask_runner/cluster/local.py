@@ -18,11 +18,12 @@ from typing import Any, Self
 
 import msgspec
 
-from dask_runner.cluster.channel import AgentConfig, Event, encode_message
-from dask_runner.cluster.interface import ClusterConfig
+from dask_runner.cluster.channel import AgentConfig, Cancel, Event, encode_message
+from dask_runner.cluster.interface import ClusterConfig, HostState, Transfer
 from dask_runner.cluster.tls import make_credentials
 from dask_runner.errors import ClusterError
-from dask_runner.files import text_to_path
+from dask_runner.execution import marker
+from dask_runner.files import path_to_text, text_to_path
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class LocalCluster:
     def __init__(self, config: ClusterConfig) -> None:
         self.name = f"local-{secrets.token_hex(4)}"
         self.address = ""
-        self.numerics: dict[str, str] = {}
+        self._worker = ""
+        self._numerics = ""
         self._slots = config.slots or os.cpu_count() or 1
         self._config = config
         self._credentials = make_credentials(self.name)
@@ -51,8 +53,33 @@ class LocalCluster:
         self._reader: threading.Thread | None = None
 
     @property
-    def hosts(self) -> Mapping[str, int]:
-        return {self._host: self._slots}
+    def generation(self) -> int:
+        """Always 0: a local cluster whose scheduler has died is lost."""
+        return 0
+
+    @property
+    def transfer(self) -> Transfer | None:
+        return None
+
+    def hosts(self) -> Mapping[str, HostState]:
+        state = HostState(
+            name=self._host,
+            slots=self._slots,
+            share=self._slots,
+            worker=self._worker,
+            numerics=self._numerics,
+            local=True,
+        )
+        return {self._host: state}
+
+    def demand(self, slots: int) -> None:
+        """Nobody shares this cluster: all slots are the run's, whatever it asks for."""
+
+    def announce(self, host: str, text: str) -> None:
+        """Nobody but the run itself looks at this cluster."""
+
+    def cancel(self, run: str) -> None:
+        self._tell(Cancel(run=run))
 
     def failure(self) -> str:
         return self._failure
@@ -73,8 +100,8 @@ class LocalCluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            # The marker by which anybody finds our processes, set where /proc shows it.
-            env={**os.environ, "DASK_RUNNER_CLUSTER": self.name},
+            # The markers by which anybody finds our processes, set where /proc shows them.
+            env={**os.environ, marker.CLUSTER: self.name, marker.HOST: self._host},
         )
         config = AgentConfig(
             nonce=nonce,
@@ -83,21 +110,26 @@ class LocalCluster:
             bind="127.0.0.1",
             slots=self._slots,
             umask=_umask(),
-            scratch=self._config.scratch,
+            scratch=path_to_text(self._config.scratch),
             import_path=self._config.import_path,
             preload=self._config.preload,
             credentials=self._credentials,
         )
-        assert self._agent.stdin is not None
-        # If it is dead already, the reader learns that from its stdout.
-        with suppress(BrokenPipeError):
-            self._agent.stdin.write(encode_message(config))
-            self._agent.stdin.flush()
+        self._tell(config)
         self._reader = threading.Thread(target=self._read, args=(nonce,), name="agent", daemon=True)
         self._reader.start()
         if not self._ready.wait(_START_TIMEOUT) or self._failure:
             reason = self._failure or f"not ready after {_START_TIMEOUT:.0f} s"
             raise ClusterError(f"the local cluster did not start: {reason}")
+
+    def _tell(self, message: msgspec.Struct) -> None:
+        agent = self._agent
+        if agent is None or agent.stdin is None:
+            return
+        # If it is dead or closed already, the reader learns that from its stdout.
+        with suppress(BrokenPipeError, ValueError):
+            agent.stdin.write(encode_message(message))
+            agent.stdin.flush()
 
     def __exit__(self, *exc: object) -> None:
         """End the agent, which ends all below it."""
@@ -174,13 +206,14 @@ class LocalCluster:
         elif event.kind == "scheduler":
             self.address = event.address
         elif event.kind == "worker":
-            self.numerics[self._host] = event.numerics
+            self._numerics, self._worker = event.numerics, event.address
             self._ready.set()
         elif self._closing:
             return
         elif event.kind == "worker-died":
+            self._worker = ""
             _log.warning("the worker on %s died (%s); starting another", self._host, event.text)
-        else:
+        elif event.kind in {"scheduler-died", "error"}:
             self._failure = f"{event.kind}: {event.text}"
             self._ready.set()
 

@@ -16,19 +16,32 @@ from dask_runner.cluster.channel import (
     when_stdin_ends,
 )
 from dask_runner.cluster.dask_settings import configure_dask, security
+from dask_runner.cluster.listening import bindable, port_of, tls_address
 
 
 async def serve(config: AgentConfig) -> None:
     """Run a scheduler until it is closed."""
+    host = bindable(config.bind)
     async with Scheduler(
-        host=config.bind,
-        port=0,
+        host=host,
+        port=config.scheduler_port,
         protocol="tls",
         security=security(config.credentials),
-        dashboard=False,
+        dashboard=config.dashboard,
+        # Whoever reads it there has an account on this machine, and no way to any other.
         dashboard_address="127.0.0.1:0",
     ) as scheduler:
-        send_event(Event(kind="scheduler", address=scheduler.address, pid=os.getpid()))
+        address = scheduler.address
+        if host != config.bind:
+            address = tls_address(config.bind, port_of(address))
+        send_event(
+            Event(
+                kind="scheduler",
+                address=address,
+                pid=os.getpid(),
+                dashboard=scheduler.http_server.port if config.dashboard else 0,
+            )
+        )
         await scheduler.finished()
 
 
@@ -37,7 +50,7 @@ def main() -> None:
     config = read_message(AgentConfig)
     # Its state is memory only: there is nothing to save at the end.
     when_stdin_ends(lambda: os._exit(0))
-    configure_dask()
+    configure_dask(config.lease, dashboard=config.dashboard)
     asyncio.run(serve(config))
 
 

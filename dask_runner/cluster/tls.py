@@ -11,22 +11,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from msgspec import Struct
+
+from dask_runner.cluster.credentials import Credentials
 
 # A host whose clock is a day behind still accepts the certificate.
 _CLOCK_MARGIN = timedelta(days=1)
 LIFETIME = timedelta(days=90)
-
-
-class Credentials(Struct, frozen=True, kw_only=True):
-    """PEM texts: the cluster's CA certificate, and a certificate and key signed by it."""
-
-    ca: str
-    cert: str
-    key: str
-
-    def __repr__(self) -> str:
-        return "Credentials(...)"
 
 
 def make_credentials(cluster: str) -> Credentials:

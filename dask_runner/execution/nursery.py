@@ -43,6 +43,10 @@ class ZygoteConfig(Protocol):
     def cluster(self) -> str: ...
     @property
     def umask(self) -> int: ...
+    @property
+    def lease(self) -> str: ...
+    @property
+    def nice(self) -> int: ...
 
 
 class SlotLink:
@@ -131,7 +135,7 @@ class Nursery:
                 stdin=theirs.fileno(),
                 # The worker's stdout may be a protocol, and imports may print.
                 stdout=2,
-                env=zygote_environment(config.cluster),
+                env=zygote_environment(config.cluster, config.host),
                 cwd="/",
                 start_new_session=True,
             )
@@ -141,6 +145,8 @@ class Nursery:
             import_path=tuple(config.import_path),
             preload=preload,
             umask=config.umask,
+            lease=config.lease,
+            nice=config.nice,
         )
         ours.settimeout(_START_PATIENCE)
         try:
@@ -240,7 +246,7 @@ class Nursery:
                 self._end_if_unused()
 
 
-def zygote_environment(cluster: str) -> dict[str, str]:
+def zygote_environment(cluster: str, host: str) -> dict[str, str]:
     """The worker's environment without what is Dask's, with pinned numerics and the markers."""
     kept = {
         name: value
@@ -251,5 +257,6 @@ def zygote_environment(cluster: str) -> dict[str, str]:
         **kept,
         **numerics.pinned_environment(),
         marker.CLUSTER: cluster,
+        marker.HOST: host,
         marker.RUN: marker.ROOM,
     }

@@ -10,13 +10,14 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TextIO
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from dask_runner import workloads
-from dask_runner.batch import Attempt, BatchFailedError, FailureKind
+from dask_runner.batch import Attempt, Batch, BatchFailedError, FailureKind
 from dask_runner.errors import RunnerError
 from dask_runner.execution import marker, process_tree, reports, wire
 from dask_runner.execution.failures import Cause, cause_of
@@ -25,6 +26,7 @@ from dask_runner.execution.reports import Report
 from dask_runner.execution.task import Group, Limits
 from dask_runner.files import path_to_text, text_to_path
 from dask_runner.run_folder import attempt_name
+from dask_runner.workloads import shipped
 from dask_runner.workloads.interface import Workload
 
 # Above the limit of the tree, which is sampled: the wall against growth between two samples. It
@@ -90,6 +92,7 @@ def _set_environment(group: Group, seat: Seat) -> None:
     os.environ.update(
         {marker.RUN: group.run, marker.SCRATCH: str(seat.scratch), "TMPDIR": str(seat.scratch)}
     )
+    shipped.show(text_to_path(group.shipped) if group.shipped else None)
     faulthandler.enable(file=2, all_threads=True)
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None:
@@ -132,7 +135,8 @@ class _Batches:
 
     def _load(self) -> BaseException | None:
         try:
-            self._workload = workloads.load(self._group.workload)
+            folder = text_to_path(self._group.shipped) if self._group.shipped else None
+            self._workload = workloads.load(self._group.workload, self._group.import_path, folder)
         except BaseException as error:  # noqa: BLE001  # foreign code runs when it is imported
             return error
         return None
@@ -144,11 +148,11 @@ class _Batches:
             if self._workload is None:
                 assert broken is not None
                 raise broken  # noqa: TRY301  # to be reported as the batch's own
-            counters = self._workload.run(attempt.batch, folder)
+            counters = self._workload.run(with_paths(attempt.batch, self._group.paths), folder)
             # Whatever counts as a number (NumPy's too) is one; the rest is the workload's error.
             return {str(name): float(value) for name, value in counters.items()}, None
         except BaseException as error:  # noqa: BLE001  # the boundary to foreign code
-            cause = cause_of(error)
+            cause = _with_planned_path(cause_of(error), self._group.paths)
             _print_failure(error)
             return {}, cause
         finally:
@@ -205,6 +209,20 @@ class _Batches:
         )
         self._before = (cpu, max_rss, written)
         wire.write_all(self._seat.reports, reports.encode(report))
+
+
+def with_paths(batch: Batch, paths: Mapping[str, str]) -> Batch:
+    """The batch with its inputs where they are on this host."""
+    if not paths:
+        return batch
+    inputs = tuple(structs.replace(i, path=paths.get(i.path, i.path)) for i in batch.inputs)
+    return structs.replace(batch, inputs=inputs)
+
+
+def _with_planned_path(cause: Cause, paths: Mapping[str, str]) -> Cause:
+    """The input that is at fault under the name that the user knows."""
+    planned = next((name for name, path in paths.items() if path == cause.path), cause.path)
+    return structs.replace(cause, path=planned) if planned != cause.path else cause
 
 
 def _used() -> tuple[float, int, int]:

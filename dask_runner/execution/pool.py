@@ -18,6 +18,7 @@ from dask_runner.batch import FailureKind, Outcome, OutcomeStatus
 from dask_runner.errors import ClusterError
 from dask_runner.execution import process_tree, slot
 from dask_runner.execution.failures import Cause
+from dask_runner.execution.lease import LeaseReader
 from dask_runner.execution.nursery import Nursery, SlotLink
 from dask_runner.execution.task import (
     GroupHead,
@@ -34,12 +35,15 @@ logger = logging.getLogger(__name__)
 _STREAM_EVERY = 0.2
 # So many slots may end before they take a batch; then the host is at fault.
 _DEATHS = 10
+# How often a group that waits for the end of a pause looks whether it is cancelled, in s.
+_PAUSE_LOOK = 0.2
 
 
 class PoolConfig(Struct, frozen=True, kw_only=True):
     """`scratch` is the folder for private temporary files ("" for the host's own), `host` the name
-    in outcomes, `cluster` the marker of all processes, `umask` the one of the batches. Paths are
-    path text.
+    in outcomes, `cluster` the marker of all processes, `umask` the one of the batches, `nice` the
+    least niceness of theirs on this host, `lease` the path of the lease that ends them ("": none).
+    Paths are path text.
     """
 
     slots: int
@@ -49,6 +53,8 @@ class PoolConfig(Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ()
     cluster: str = ""
     umask: int = 0o022
+    nice: int = 0
+    lease: str = ""
 
 
 class SlotState(Struct, frozen=True, kw_only=True):
@@ -90,12 +96,16 @@ class Pool:
         self._idle: list[SlotLink] = []
         self._generation = 0
         self._stopped = False
+        self._lease = LeaseReader(config.lease)
+        self._going = threading.Event()
+        self._going.set()
         self._nursery = self._new_nursery(config.preload)
 
     def close(self) -> None:
         """Kill what runs, and end all processes of the pool."""
         with self._lock:
             self._stopped = True
+            self._going.set()
             links = [*self._idle, *(one.link for one in self._running if one.link is not None)]
             self._idle.clear()
         for link in links:
@@ -133,6 +143,17 @@ class Pool:
                 if one.link is not None:
                     one.link.tell(slot.CANCEL)
         return len(found)
+
+    def pause(self, paused: bool) -> None:
+        """Stop all batch processes and start none, until `paused` is False again."""
+        with self._lock:
+            if paused and not self._stopped:
+                self._going.clear()
+            else:
+                self._going.set()
+            for one in self._running:
+                if one.link is not None:
+                    one.link.tell(slot.PAUSE if paused else slot.RESUME)
 
     def states(self) -> list[SlotState]:
         """The busy slots."""
@@ -182,6 +203,8 @@ class Pool:
         if link is None:
             return self._made_up(running, None)
         rest = self._collect(link, running, stream)
+        # A lease that is over ends the slot: others have the batches then, nobody is to blame.
+        over = rest is None and self._lease.over()
         with self._lock:
             # Under the lock, so that no status and no cancel is about the slot's next group.
             running.link = None
@@ -190,12 +213,16 @@ class Pool:
         if rest is None:
             link.wait_until_clean()
             message = "the slot process died"
-            rest = self._made_up(running, Cause(kind=FailureKind.LOST, message=message))
+            cause = None if over else Cause(kind=FailureKind.LOST, message=message)
+            rest = self._made_up(running, cause)
         return rest
 
     def _begin(self, running: _Running, preload: tuple[str, ...]) -> SlotLink | None:
         """The slot that has taken the group; None if it was cancelled before."""
         for _ in range(_DEATHS):
+            self._wait_while_paused(running)
+            if self._lease.over():
+                return None
             link = self._take_slot(preload)
             with self._lock:
                 if running.cancelled.is_set() or link is None:
@@ -207,6 +234,9 @@ class Pool:
             if running.cancelled.is_set():
                 # It may have been told before it had the group, and then did not listen.
                 link.tell(slot.CANCEL)
+            with self._lock:
+                if not self._going.is_set():  # the same
+                    link.tell(slot.PAUSE)
             received = link.receive()
             if received is not None and received[0] == slot.BEGUN:
                 return link
@@ -217,6 +247,11 @@ class Pool:
             f"{_DEATHS} slot processes in a row ended before they took a batch",
             hint="their own words are in the worker's log",
         )
+
+    def _wait_while_paused(self, running: _Running) -> None:
+        while not self._going.wait(_PAUSE_LOOK):
+            if running.cancelled.is_set() or self._lease.over():
+                return
 
     def _collect(
         self, link: SlotLink, running: _Running, stream: Callable[[bytes], None]

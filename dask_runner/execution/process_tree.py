@@ -5,6 +5,7 @@ without process groups, because a descendant may have left its group and session
 orphaned descendants come back to it as children, so killing until no child is left misses nobody.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -98,6 +99,44 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def moving(pid: int) -> list[int]:
+    """The descendants of `pid` that are neither stopped nor dead."""
+    return [below for below in descendants(pid) if state(below) not in "TtZX"]
+
+
+def state(pid: int) -> str:
+    """The letter that proc(5) gives for the state of a process; X if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  # fast
+            stat = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+    # The name of the program is in parentheses and may hold anything, also parentheses.
+    return chr(stat[stat.rindex(b")") + 2])
+
+
+def running_threads(pids: Iterable[int]) -> int:
+    """How many threads of these processes run, or wait for a disk: their part of the load."""
+    count = 0
+    for pid in pids:
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+            try:
+                text = stat.read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            count += text[text.rindex(b")") + 2 :][:1] in {b"R", b"D"}
+    return count
+
+
+def parent(pid: int) -> int:
+    """The parent of a process; 0 if it has none here, or is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(stat[stat.rindex(b")") + 2 :].split()[1])
+
+
 def resident(pids: Iterable[int]) -> int:
     """The sum of the resident sets in bytes: pages shared by several are counted for each."""
     total = 0
@@ -179,9 +218,10 @@ def kill_until_empty(
         everyone = [*mine, *(below for pid in mine for below in descendants(pid))]
         send(everyone, signal.SIGKILL)
         for pid in mine:
-            ended = reap(pid)
-            if ended is not None:
-                usage.add(ended[1])
+            with contextlib.suppress(ChildProcessError):  # another thread has reaped it
+                ended = reap(pid)
+                if ended is not None:
+                    usage.add(ended[1])
         if time.monotonic() > deadline:
             return usage, everyone
         time.sleep(pause)

@@ -17,10 +17,19 @@ from dask_runner.batch import Attempt, Outcome, OutcomeStatus, OutputFile, Workl
 from dask_runner.errors import StorageError
 from dask_runner.execution import marker, validation
 from dask_runner.execution.failures import Cause, cause_of
+from dask_runner.workloads.shipped import show
 
 
-def replay(attempt: Attempt, spec: WorkloadSpec, folder: Path, *, pdb: bool = False) -> Outcome:
+def replay(
+    attempt: Attempt,
+    spec: WorkloadSpec,
+    folder: Path,
+    *,
+    shipped: Path | None = None,
+    pdb: bool = False,
+) -> Outcome:
     """Run the batch in the new folder `folder`, which is kept; validate and hash its outputs.
+    `shipped` is the folder of what the run has shipped.
 
     With `pdb`, an exception opens the debugger where it was raised. The process's working
     directory and environment stay changed, as after the batch itself.
@@ -38,7 +47,7 @@ def replay(attempt: Attempt, spec: WorkloadSpec, folder: Path, *, pdb: bool = Fa
     cause: Cause | None = None
     with tempfile.TemporaryDirectory(prefix="dask-runner-") as scratch:
         try:
-            counters = _run(attempt, spec, folder, scratch)
+            counters = _run(attempt, spec, folder, scratch, shipped)
             outputs = validation.validate_outputs(attempt.batch, folder)
         except KeyboardInterrupt:
             raise
@@ -60,8 +69,11 @@ def replay(attempt: Attempt, spec: WorkloadSpec, folder: Path, *, pdb: bool = Fa
     )
 
 
-def _run(attempt: Attempt, spec: WorkloadSpec, folder: Path, scratch: str) -> dict[str, float]:
-    workload = workloads.load(spec)
+def _run(
+    attempt: Attempt, spec: WorkloadSpec, folder: Path, scratch: str, shipped: Path | None
+) -> dict[str, float]:
+    show(shipped)
+    workload = workloads.load(spec, shipped=shipped)
     os.environ.update(
         {
             marker.BATCH: attempt.batch.id,

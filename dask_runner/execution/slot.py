@@ -25,10 +25,11 @@ from msgspec import Struct, structs
 from dask_runner.batch import FailureKind
 from dask_runner.execution import payload, process_tree, validation
 from dask_runner.execution.failures import Cause, cause_of
+from dask_runner.execution.lease import LeaseReader
 from dask_runner.execution.ledger import Ledger
 from dask_runner.execution.payload import Seat
 from dask_runner.execution.process_tree import Usage
-from dask_runner.execution.supervisor import Control, Ending, Supervisor, WorkerGoneError
+from dask_runner.execution.supervisor import Control, Ending, Order, Supervisor, WorkerGoneError
 from dask_runner.execution.task import Group, Limits, decode_group, encode_outcomes
 from dask_runner.execution.wire import Channel
 from dask_runner.files import text_to_path
@@ -40,17 +41,29 @@ OUTCOMES: Final = 3
 END: Final = 4
 # The group has arrived. A slot that dies before it says so was idle, and no batch is to blame.
 BEGUN: Final = 6
+# Stop the processes of the running group; let them go on.
+PAUSE: Final = 7
+RESUME: Final = 8
 # How many attempts of the group have an outcome, and which one is running.
 PROGRESS: Final = struct.Struct(">II")
 _STREAM_EVERY: Final = 0.2
+_ORDERS: Final = {CANCEL: Order.CANCEL, PAUSE: Order.PAUSE, RESUME: Order.RESUME}
 
 
 class SlotSettings(Struct, frozen=True, kw_only=True):
-    """`scratch` is the slot's own folder, `room` the place of the marker (see marker.py)."""
+    """`scratch` is the slot's own folder, `room` the place of the marker (see marker.py), `nice`
+    the least niceness of its batches, which end with the `lease`.
+    """
 
     host: str
     scratch: Path
+    lease: LeaseReader
     room: int = 0
+    nice: int = 0
+
+
+class LeaseOverError(Exception):
+    """The driver counts what runs here as dead."""
 
 
 def serve(connection: socket.socket, settings: SlotSettings) -> None:
@@ -66,8 +79,8 @@ def serve(connection: socket.socket, settings: SlotSettings) -> None:
     slot = _Slot(Channel(connection), settings, read)
     try:
         slot.serve()
-    except (WorkerGoneError, OSError):
-        pass  # the worker is gone, and has said all it had to say
+    except (WorkerGoneError, LeaseOverError, OSError):
+        pass  # nobody is there any more who wants to hear what became of the group
     finally:
         process_tree.kill_until_empty()
         remove_slot_folder(settings.scratch)
@@ -85,9 +98,10 @@ class _Slot:
     def serve(self) -> None:
         while (received := self._channel.receive()) is not None:
             tag, body = received
-            if tag == GROUP:  # a CANCEL now has come too late
+            if tag == GROUP:  # anything else now has come too late
+                self._check_lease()
                 self._channel.send(BEGUN)
-                self._run(decode_group(body))
+                self._run(self._as_nice_as_the_host_wants(decode_group(body)))
 
     def _run(self, group: Group) -> None:
         nonce = b"\0" + secrets.token_bytes(15)
@@ -118,9 +132,9 @@ class _Slot:
             )
             payload.run_batches(group, seat)
 
-        stream = _Stream(self._channel, ledger)
+        control = self._control(_Stream(self._channel, ledger))
         supervisor = Supervisor(
-            control=self._control(stream),
+            control=control,
             limits=group.limits,
             on_log=ledger.logs.feed,
             on_report=ledger.accept,
@@ -130,10 +144,10 @@ class _Slot:
         if ending.immortal:
             ledger.fail_all(_cause_of_immortal(ending))
         while not ending.immortal and ledger.to_validate():
-            ending = self._validate(group, ledger, stream)
+            ending = self._validate(group, ledger, control)
         return ending.immortal
 
-    def _validate(self, group: Group, ledger: Ledger, stream: "_Stream") -> Ending:
+    def _validate(self, group: Group, ledger: Ledger, control: Control) -> Ending:
         """Validate in a process of its own. If that dies, the batch it was at has failed, and the
         next call goes on behind it.
         """
@@ -145,7 +159,7 @@ class _Slot:
             del tail[:-1000]
 
         supervisor = Supervisor(
-            control=self._control(stream),
+            control=control,
             limits=structs.replace(group.limits, timeout=group.limits.validation_timeout),
             on_log=keep_tail,
             on_report=ledger.validated,
@@ -162,18 +176,32 @@ class _Slot:
         return ending
 
     def _control(self, stream: "_Stream") -> Control:
+        def tick() -> None:
+            self._check_lease()
+            stream.tick()
+
         return Control(
             control=self._channel.fileno(),
             wakeup=self._wakeup,
             on_control=self._told,
-            on_tick=stream.tick,
+            on_tick=tick,
         )
 
-    def _told(self) -> bool:
+    def _told(self) -> Order | None:
         received = self._channel.receive()
         if received is None:
             raise WorkerGoneError
-        return received[0] == CANCEL
+        return _ORDERS.get(received[0])
+
+    def _check_lease(self) -> None:
+        if self._settings.lease.over():
+            raise LeaseOverError
+
+    def _as_nice_as_the_host_wants(self, group: Group) -> Group:
+        if group.limits.nice >= self._settings.nice:
+            return group
+        limits = structs.replace(group.limits, nice=self._settings.nice)
+        return structs.replace(group, limits=limits)
 
     def _make_scratch(self, group: Group) -> Path:
         """An empty private folder, in the slot's own folder or linked from there: if the slot dies,

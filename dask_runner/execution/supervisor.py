@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from enum import Enum
 from typing import Final
 
 from msgspec import Struct
@@ -32,6 +33,7 @@ _READ: Final = 1 << 18
 _REST_MS: Final = 10
 _SAMPLE: Final = 0.5
 _SAMPLE_NEAR: Final = 0.05
+_HOLD_ROUNDS: Final = 5
 
 
 class WorkerGoneError(Exception):
@@ -48,15 +50,26 @@ class Ending(Struct, kw_only=True):
     immortal: list[int]
 
 
+class Order(Enum):
+    """What the worker may want of a running group."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
 class Control(Struct, kw_only=True):
     """The slot's own descriptors, watched during each run, and what to do about them.
-    `on_control` returns True to cancel, and raises WorkerGoneError at the end of the stream.
+    `on_control` gives the order that has come, if it is one, and raises WorkerGoneError at the end
+    of the stream. `on_tick` is called several times a second and may raise to end the run.
+    `paused` outlives a run: what comes after it in the same group stands still too.
     """
 
     control: int
     wakeup: int
-    on_control: Callable[[], bool]
+    on_control: Callable[[], Order | None]
     on_tick: Callable[[], None]
+    paused: bool = False
 
 
 class Supervisor:
@@ -118,6 +131,9 @@ class Supervisor:
         self._restart_timeout(now)
         self._next_sample = now + _SAMPLE
         self._kill_at = float("inf")
+        self._held_since = now
+        if self._control.paused:
+            self._hold()
         quiet = False
         while self._status is None:
             ready = urgent.poll(_REST_MS) if quiet else []
@@ -129,7 +145,8 @@ class Supervisor:
             self._control.on_tick()
 
     def _wait_ms(self) -> int:
-        until = min(self._next_sample, self._deadline, self._kill_at) - time.monotonic()
+        deadline = float("inf") if self._control.paused else self._deadline
+        until = min(self._next_sample, deadline, self._kill_at) - time.monotonic()
         return max(0, min(200, int(until * 1000) + 1))
 
     def _serve(self, ready: list[int], everything: select.poll) -> int:
@@ -139,14 +156,35 @@ class Supervisor:
                 os.read(descriptor, 4096)
                 self._look_for_end()
             elif descriptor == self._control.control:
-                if self._control.on_control():
-                    self._stop(Cause(kind=FailureKind.CANCELLED, message="cancelled"), at_once=True)
+                self._obey(self._control.on_control())
             else:
                 count = self._read(descriptor)
                 if count == 0:
                     everything.unregister(descriptor)
                 size += max(count, 0)
         return size
+
+    def _obey(self, order: Order | None) -> None:
+        if order is Order.CANCEL:
+            self._stop(Cause(kind=FailureKind.CANCELLED, message="cancelled"), at_once=True)
+        elif order is Order.PAUSE and not self._control.paused:
+            self._control.paused = True
+            self._held_since = time.monotonic()
+            self._hold()
+        elif order is Order.RESUME and self._control.paused:
+            self._control.paused = False
+            self._deadline += time.monotonic() - self._held_since
+            self._signal_tree(signal.SIGCONT)
+
+    def _hold(self) -> None:
+        """Stop the tree, unless it is being ended. A descendant may have been forked while they
+        were listed, hence again, now and at each tick: a stopped process forks no more.
+        """
+        for _ in range(_HOLD_ROUNDS):
+            moving = process_tree.moving(os.getpid()) if self._cause is None else []
+            if not moving:
+                return
+            process_tree.send(moving, signal.SIGSTOP)
 
     def _look_for_end(self) -> None:
         ended = process_tree.reap(self._pid)
@@ -185,6 +223,8 @@ class Supervisor:
         if now >= self._kill_at:
             self._signal_tree(signal.SIGKILL)
             self._kill_at = now + 1
+        elif self._control.paused:
+            self._hold()
         elif self._cause is None and now >= self._deadline:
             message = f"ran longer than its limit of {self._limits.timeout:g} s"
             self._stop(Cause(kind=FailureKind.TIMEOUT, message=message), at_once=False)

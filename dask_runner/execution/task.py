@@ -37,6 +37,9 @@ class Group(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `topic` is where outcomes are streamed to; `attempts_folder` is path text; `versions` go into
     the head of each log; `preload` are modules that a host imports once, before its batches
     (the workload's own `preload`). `alone`: each attempt gets a process of its own all the same.
+    `paths` says where inputs are on this host that are not where the batches say, by their paths
+    there; `shipped` is the folder of what the run has shipped, "" if nothing (path text);
+    `import_path` are further folders to import from.
     """
 
     run: str
@@ -48,6 +51,9 @@ class Group(Struct, frozen=True, kw_only=True, omit_defaults=True):
     versions: dict[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     alone: bool = False
+    paths: dict[str, str] = field(default_factory=dict)
+    shipped: str = ""
+    import_path: tuple[str, ...] = ()
 
     def singles(self) -> list["Group"]:
         """A group for each attempt."""

@@ -18,6 +18,7 @@ __all__ = [
     "PoolConfig",
     "SlotState",
     "cancel_run",
+    "pause_all",
     "run_group",
     "slot_states",
     "start_pool",
@@ -57,6 +58,11 @@ def run_group(data: bytes) -> bytes:
 def cancel_run(run: str) -> int:
     """Kill all groups of the run on this host; their outcomes say so. Returns their number."""
     return _pool().cancel(run)
+
+
+def pause_all(paused: bool) -> None:
+    """Stop all batch processes of this host, and start none, until `paused` is False again."""
+    _pool().pause(paused)
 
 
 def slot_states() -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from dask_runner.execution import marker, process_tree, slot
+from dask_runner.execution.lease import LeaseReader
 from dask_runner.execution.slot import SlotSettings
 from dask_runner.files import text_to_path
 
@@ -29,8 +30,9 @@ _PATIENCE: Final = 10.0
 
 
 class Setup(Struct, frozen=True, kw_only=True):
-    """The first message to a zygote. `scratch` is the private folder of all its slots.
-    Paths are path text.
+    """The first message to a zygote. `scratch` is the private folder of all its slots, `lease` the
+    path of the lease they read ("": none), `nice` their batches' least niceness. Paths are path
+    text.
     """
 
     host: str
@@ -38,6 +40,8 @@ class Setup(Struct, frozen=True, kw_only=True):
     import_path: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     umask: int = 0o022
+    lease: str = ""
+    nice: int = 0
 
 
 class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
@@ -109,6 +113,7 @@ class _Zygote:
         self._setup = setup
         self._scratch = text_to_path(setup.scratch)
         self._room = marker.find_room()
+        self._lease = LeaseReader(setup.lease)
         self._slots: dict[int, int] = {}  # pid -> number
 
     def serve(self) -> None:
@@ -154,7 +159,11 @@ class _Zygote:
             signal.set_wakeup_fd(-1)
             self._control.close()
             settings = SlotSettings(
-                host=self._setup.host, scratch=slot_folder(self._scratch, number), room=self._room
+                host=self._setup.host,
+                scratch=slot_folder(self._scratch, number),
+                room=self._room,
+                lease=self._lease,
+                nice=self._setup.nice,
             )
             slot.serve(connection, settings)
             code = 0

@@ -12,8 +12,9 @@ import pytest
 from distributed import Client, Security
 from product import wait_for
 
-from dask_runner.cluster import ClusterConfig, LocalCluster
 from dask_runner.cluster.dask_settings import security
+from dask_runner.cluster.interface import ClusterConfig
+from dask_runner.cluster.local import LocalCluster
 from dask_runner.cluster.tls import make_credentials
 from dask_runner.execution.process_tree import processes_with
 
