@@ -20,6 +20,7 @@ from dask_runner.control import Control
 from dask_runner.errors import FailedBatchesError, UsageError
 from dask_runner.files import text_to_path
 from dask_runner.manifest import RunState, Verdict, read_state
+from dask_runner.opening import Target
 from dask_runner.progress import Progress, choose
 from dask_runner.settings import load_settings
 from dask_runner.summary import Summary, summarize
@@ -77,11 +78,22 @@ class Run:
         ]
 
     def rerun(
-        self, *, accept_changed_inputs: bool = False, progress: bool = False, **overrides: Any
+        self,
+        *,
+        accept_changed_inputs: bool = False,
+        progress: bool = False,
+        cluster: str = "",
+        hosts: str = "",
+        max_slots: int = 0,
+        **overrides: Any,
     ) -> "Run":
-        """Do what is not done. `overrides` are keys of the run section of the settings."""
+        """Do what is not done. `overrides` are keys of the run section of the settings; for the
+        others, see `start`.
+        """
         request = pipeline.RerunRequest(
-            accept_changed_inputs=accept_changed_inputs, overrides=overrides
+            accept_changed_inputs=accept_changed_inputs,
+            overrides=overrides,
+            target=Target(cluster=cluster, hosts=hosts, max_slots=max_slots),
         )
         with _control() as control:
             pipeline.rerun(self.path, request, control=control, progress=_progress(wanted=progress))
@@ -166,6 +178,7 @@ def command(
         parameters=os.fspath(parameters),
         merge_command=merge_command,
         seed=settings.run.seed,
+        shipped=bool(rest.get("ship")),
     )
     return _start(workload, settings, **rest)
 
@@ -174,8 +187,8 @@ def start(workload: Workload, **options: Any) -> Run:
     """Run a workload of your own: see `dask_runner.workloads.interface`.
 
     `options`: keys of the run section, and `runs` (folder), `output_dir`, `label`, `first`,
-    `settings` (file), `import_path` (folders put first on the batches' import path), `progress`
-    (True: show it on stderr).
+    `settings` (file), `import_path` (folders put first on the batches' import path), `ship` (files
+    and folders that the batches get, wherever they run), `progress` (True: show it on stderr).
     """
     sections, rest = _split(options, "run")
     settings = _settings(sections, rest)
@@ -189,7 +202,7 @@ def open_run(timestamp: str = "last", *, runs: Path | str = "runs") -> Run:
 
 _START_OPTIONS = {
     *("runs", "output_dir", "label", "first", "settings", "import_path", "progress"),
-    "skip_bad_inputs",
+    *("skip_bad_inputs", "ship"),
 }
 
 
@@ -232,7 +245,13 @@ def _start(
         label=options.get("label", ""),
         first=options.get("first"),
         import_path=tuple(str(Path(path).absolute()) for path in options.get("import_path", ())),
+        ship=tuple(Path(path) for path in options.get("ship", ())),
         skip_bad_inputs=options.get("skip_bad_inputs", False),
+        target=Target(
+            cluster=options.get("cluster", settings.cluster.name),
+            hosts=options.get("hosts", ""),
+            max_slots=options.get("max_slots", 0),
+        ),
     )
     with _control() as control:
         folder, manifest = pipeline.create(request)
@@ -241,6 +260,7 @@ def _start(
                 folder,
                 manifest,
                 first=request.first,
+                target=request.target,
                 control=control,
                 progress=_progress(wanted=progress),
             )

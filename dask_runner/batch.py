@@ -56,7 +56,8 @@ class InputRange(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class InputFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An input file as it was when the run was planned. `fingerprint` is the SHA-256 of its first
-    and last 64 KiB and its size; `entries` counts events.
+    and last 64 KiB and its size; `entries` counts events. If `path` is a URL, `sha256` is of what
+    it gave, and `mtime_ns` is 0.
     """
 
     path: str
@@ -64,6 +65,7 @@ class InputFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
     mtime_ns: int
     entries: int
     fingerprint: str
+    sha256: str = ""
 
 
 class PlannedOutput(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,6 +1,7 @@
-"""The dry test: the plan, and every check that can be made without running anything.
+"""The dry test: the plan, and every check that can be made without dispatching anything.
 
-Leaves nothing behind and starts nothing.
+Leaves nothing behind. The one thing that is run is a pilot batch, here, and only where the number
+of a cluster's slots depends on what a batch needs.
 """
 
 import os
@@ -15,6 +16,9 @@ from dask_runner.batch import Batch
 from dask_runner.errors import UsageError
 from dask_runner.files import text_to_path
 from dask_runner.hostfile import load_hosts
+from dask_runner.opening import Target, limits
+from dask_runner.pilot import Pilot, measure
+from dask_runner.prospect import Prospect, Prospects
 from dask_runner.settings import Settings
 from dask_runner.workloads.checks import checks
 from dask_runner.workloads.interface import Plan, Workload
@@ -35,7 +39,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
     last: tuple[Batch, ...]
     outputs: str
     seed: int
-    slots: int
+    prospect: Prospect
     memory: int
     free: int
     notes: tuple[str, ...]
@@ -43,11 +47,21 @@ class DryRun(Struct, frozen=True, kw_only=True):
 
 
 def check(
-    workload: Workload, plan: Plan, settings: Settings, *, outputs: Path, rerun: bool = False
+    workload: Workload,
+    plan: Plan,
+    settings: Settings,
+    *,
+    outputs: Path,
+    rerun: bool = False,
+    target: Target = Target(),  # noqa: B008  (frozen)
+    import_path: tuple[str, ...] = (),
+    shipped: bool = False,
 ) -> DryRun:
-    """Check the plan (of a rerun: what is left of it, maybe nothing) against this machine."""
+    """Check the plan (of a rerun: what is left of it, maybe nothing) against this machine and the
+    cluster that is up.
+    """
     batches = plan.batches
-    slots = settings.run.slots or os.cpu_count() or 1
+    prospects = Prospects(settings, target)
     free = shutil.disk_usage(_existing(outputs)).free
     size = sum(file.bytes for file in plan.inputs)
     problems = [
@@ -57,10 +71,20 @@ def check(
         *_folders(settings, outputs),
         *_hostfile(Path("hostfile.txt")),
         *([] if rerun else existing_outputs(plan, outputs)),
-        *_capacity(settings, slots, free=free, size=size),
+        *_space(free=free, size=size),
     ]
+    if not prospects.remote:
+        problems += _capacity(settings)
     if not batches and not rerun:
         problems.append("there is nothing to do: the plan has no batches")
+    pilot = None
+    if prospects.auto:
+        why = _why_no_pilot(plan, problems, shipped=shipped)
+        pilot = (
+            Pilot(skipped=why)
+            if why
+            else measure(workload, batches[0], limits(settings), import_path=import_path)
+        )
     return DryRun(
         batches=len(batches),
         events=sum(batch.count for batch in batches),
@@ -71,7 +95,7 @@ def check(
         last=tuple(batches[max(_SHOWN, len(batches) - _SHOWN) :]),
         outputs=os.fspath(outputs),
         seed=settings.run.seed,
-        slots=slots,
+        prospect=prospects.tell(len(batches), pilot),
         memory=psutil.virtual_memory().available,
         free=free,
         notes=plan.notes,
@@ -129,17 +153,30 @@ def existing_outputs(plan: Plan, outputs: Path) -> list[str]:
     ]
 
 
-def _capacity(settings: Settings, slots: int, *, free: int, size: int) -> list[str]:
-    problems = []
+def _why_no_pilot(plan: Plan, problems: list[str], *, shipped: bool) -> str:
+    if not plan.batches:
+        return "there is no batch"
+    if problems:
+        return "there are problems"
+    return "what it needs is shipped, and not there yet" if shipped else ""
+
+
+def _space(*, free: int, size: int) -> list[str]:
     # The built-in outputs are smaller than their inputs; less space than the inputs take will not
     # do for anybody.
     if free < size:
-        problems.append(f"{free / 1e9:.1f} GB free for outputs, but inputs of {size / 1e9:.1f} GB")
+        return [f"{free / 1e9:.1f} GB free for outputs, but inputs of {size / 1e9:.1f} GB"]
+    return []
+
+
+def _capacity(settings: Settings) -> list[str]:
+    """What this machine does not have."""
+    problems = []
     available = psutil.virtual_memory().available
     if settings.run.memory and settings.run.memory * _MEGABYTE > available:
         problems.append(
             f"a batch may use {settings.run.memory} MB, but {available // _MEGABYTE} MB are free"
         )
-    if slots > (os.cpu_count() or 1):
-        problems.append(f"{slots} slots on {os.cpu_count()} cores")
+    if settings.run.slots > (os.cpu_count() or 1):
+        problems.append(f"{settings.run.slots} slots on {os.cpu_count()} cores")
     return problems

@@ -1,4 +1,4 @@
-"""How many batches to send at once, and how many groups to have on the way.
+"""How many batches to send at once, and how many groups to have on the way for a slot.
 
 Pure arithmetic on what has been measured so far: a group costs about 10 ms to send, so short
 batches share it; long ones go alone, and none waits behind another while a slot is free.
@@ -24,12 +24,12 @@ _SHORTEST_TIMEOUT = 60.0
 
 
 class Grouping:
-    """Learns the duration of batches; `slots` is the cluster's number of slots, `largest` the
-    user's limit for a group (0: none).
+    """Learns the duration of batches; `slots` is how many slots there are for them now, `largest`
+    the user's limit for a group (0: none).
     """
 
-    def __init__(self, slots: int, *, largest: int = 0) -> None:
-        self.slots = max(1, slots)
+    def __init__(self, slots: int = 1, *, largest: int = 0) -> None:
+        self.slots = slots
         self._largest = largest or _LARGEST
         self._mean = 0.0
         self._limit = 1
@@ -55,14 +55,12 @@ class Grouping:
             return 1
         fitting = int(_TARGET / max(self._mean, _TARGET / _LARGEST))
         # The last groups get smaller, so that all slots end at about the same time.
-        share = ceil(remaining / (2 * self.slots))
+        share = ceil(remaining / (2 * max(1, self.slots)))
         return max(1, min(fitting, self._limit, share))
 
-    def window(self) -> int:
-        """Groups to have on the way at the same time."""
-        if not self._recent or self._mean > _PATIENT:
-            return self.slots
-        return self.slots * _AHEAD
+    def ahead(self) -> int:
+        """Groups to have on the way for each slot."""
+        return 1 if not self._recent or self._mean > _PATIENT else _AHEAD
 
     def timeout(self, factor: float) -> float:
         """`factor` times the median so far in seconds, never less than a minute; 0 (no limit)

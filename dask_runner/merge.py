@@ -20,8 +20,8 @@ from dask_runner.errors import FailedBatchesError, StorageError, UsageError
 from dask_runner.files import fsync_file, fsync_folder
 from dask_runner.manifest import RunState, Verdict
 from dask_runner.run_folder import RunFolder
+from dask_runner.shipping import load_workload
 from dask_runner.verify import verify
-from dask_runner.workloads import load
 from dask_runner.workloads.interface import MergedFile, MergeRequest, Part
 
 _RANGES_SHOWN = 10
@@ -136,7 +136,7 @@ def _metadata(state: RunState, missing: list[Batch], *, events: int, total: int)
 
 def _write(state: RunState, request: MergeRequest) -> tuple[MergedFile, ...]:
     """Merge into a folder beside the target, then give each file its name, without overwriting."""
-    workload = load(state.header.workload, state.header.import_path)
+    workload = load_workload(state.header, state.folder)
     target = request.folder
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -3,23 +3,40 @@
 Refuses to dispatch.
 """
 
-import logging
+import os
+import socket
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
-from dask_runner.cluster import CLUSTERS, Cluster, ClusterConfig
+from dask_runner.cluster.asking import status_of
+from dask_runner.cluster.attached import SshCluster
+from dask_runner.cluster.interface import Cluster, ClusterConfig, HostState
+from dask_runner.cluster.local import LocalCluster
+from dask_runner.cluster.session import find_session
 from dask_runner.control import Control
 from dask_runner.errors import ClusterError
 from dask_runner.execution.task import Limits
 from dask_runner.manifest import Header, Note, NoteKind, RunState
+from dask_runner.placement import Rules
+from dask_runner.roster import Bits
 from dask_runner.settings import Settings
-from dask_runner.workloads.interface import Workload
-
-_log = logging.getLogger(__name__)
 
 _MEGABYTE = 1_000_000
 _KILOBYTE = 1000
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """What to dispatch to, as the user says now: the name of a cluster ("": the one that is up,
+    `local`: none but this machine), patterns of `hosts` ("": all), the most batches at a time in
+    all (0: no limit).
+    """
+
+    cluster: str = ""
+    hosts: str = ""
+    max_slots: int = 0
 
 
 def effective_settings(header: Header, overrides: dict[str, Any]) -> Settings:
@@ -40,48 +57,92 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def open_cluster(settings: Settings, workload: Workload, header: Header) -> Cluster:
-    """The cluster to dispatch to; until there is another, the one on this machine."""
+def rules(settings: Settings, target: Target) -> Rules:
+    """How many batches may go where."""
+    return Rules(
+        hosts=target.hosts,
+        slots=settings.run.slots,
+        max_slots=target.max_slots,
+        memory=settings.run.memory * _MEGABYTE,
+    )
+
+
+def open_cluster(
+    settings: Settings, preload: tuple[str, ...], header: Header, target: Target
+) -> Cluster:
+    """The cluster of that name, or ("") the one that is up; if there is none, or the name is
+    `local`, one on this machine. Raises ClusterError as `find_session`.
+    """
+    session = find_session(target.cluster)
+    if session is not None:
+        return SshCluster(session, ClusterConfig(run=header.timestamp))
     config = ClusterConfig(
+        run=header.timestamp,
         slots=settings.run.slots,
         scratch=settings.storage.scratch,
         import_path=header.import_path,
-        preload=workload.preload,
+        preload=preload,
     )
-    return CLUSTERS["local"](config)
+    return LocalCluster(config)
 
 
-def check_numerics(state: RunState, cluster: Cluster, *, accept: bool) -> None:
-    """Raise ClusterError if a host computes other bits than those that worked on this run."""
+def host_lines(settings: Settings, target: Target) -> tuple[str, ...]:
+    """The hosts that a run would have now, as lines of a hostfile."""
+    session = find_session(target.cluster)
+    if session is None:
+        return (f"{socket.gethostname()} slots={settings.run.slots or os.cpu_count()}",)
+    wants = rules(settings, target).wants
+    hosts = [host for host in status_of(session).hosts if wants(host.name)]
+    return tuple(f"{host.name} slots={host.slots}" for host in hosts)
+
+
+def describe_cluster(cluster: Cluster, hosts: Mapping[str, HostState]) -> str:
+    """Which cluster is used, in a line."""
+    ready = [state for state in hosts.values() if state.worker]
+    slots = sum(state.slots for state in ready)
+    if cluster.transfer is None:
+        return f"no cluster is used (dask-runner up): this machine, {slots} slots"
+    left = f" ({len(hosts) - len(ready)} more are not up)" if len(ready) < len(hosts) else ""
+    return f"using cluster {cluster.name}: {len(ready)} hosts, {slots} slots{left}"
+
+
+def check_numerics(state: RunState, hosts: Mapping[str, HostState], *, accept: bool) -> Bits:
+    """The bits that this run's hosts have to compute: those of the hosts that worked on it first.
+
+    Raises ClusterError if no host that is up does.
+    """
     seen = [
         known
         for note in state.notes
-        if note.kind == NoteKind.CLUSTER
+        if note.kind in {NoteKind.CLUSTER, NoteKind.JOINED}
         for known in note.data.get("numerics", {}).items()
     ]
-    first = next(iter([*seen, *cluster.numerics.items()]))
-    others = [host for host, found in cluster.numerics.items() if found != first[1]]
-    if others and not accept:
+    bits = Bits((found for _, found in seen), accept=accept)
+    bits.agree(host.numerics for host in hosts.values())
+    known = [host for host in hosts.values() if host.numerics]
+    if known and all(bits.refusal(host) for host in known):
         raise ClusterError(
-            f"{', '.join(others)}: the numerics self-test gives other bits than on {first[0]}, "
-            "where this run began",
+            f"{', '.join(host.name for host in known)}: the numerics self-test gives other bits "
+            f"than on {seen[0][0]}, where this run began",
             hint="another processor, C library or package? --accept-numerics goes on all the same, "
             "and the manifest keeps it on record",
         )
-    for host in others:
-        _log.warning("%s computes other bits than %s; accepted on request", host, first[0])
+    return bits
 
 
-def cluster_note(cluster: Cluster) -> Note:
-    """The begin of a session's dispatch."""
+def cluster_note(cluster: Cluster, hosts: Mapping[str, HostState], bits: Bits) -> Note:
+    """The begin of a session's dispatch. Hosts with the run's bits come first: the first in the
+    first note is what later sessions compare with.
+    """
+    ready = sorted((state for state in hosts.values() if state.worker), key=bits.differs)
     return Note(
         kind=NoteKind.CLUSTER,
         text=f"cluster {cluster.name} at {cluster.address}",
         data={
             "name": cluster.name,
             "address": cluster.address,
-            "hosts": dict(cluster.hosts),
-            "numerics": dict(cluster.numerics),
+            "hosts": {state.name: state.slots for state in ready},
+            "numerics": {state.name: state.numerics for state in ready if not bits.refusal(state)},
         },
     )
 

@@ -6,7 +6,6 @@
 """
 
 import logging
-import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from dask_runner import run_folder
+from dask_runner import run_folder, shipping
 from dask_runner.control import Control
 from dask_runner.dispatch import Dispatcher, Policy
 from dask_runner.dry_run import DryRun, check, existing_outputs
@@ -28,27 +27,34 @@ from dask_runner.manifest import (
     Note,
     NoteKind,
     RunState,
+    Shipment,
     Verdict,
     read_state,
 )
 from dask_runner.opening import (
+    Target,
     check_numerics,
     cluster_note,
+    describe_cluster,
     effective_settings,
     end_note,
+    host_lines,
     limits,
     open_cluster,
+    rules,
 )
 from dask_runner.progress import Progress
 from dask_runner.publish import Publisher
 from dask_runner.recovery import recover
+from dask_runner.roster import wanted_hosts
 from dask_runner.run_folder import RunFolder
 from dask_runner.settings import Settings
+from dask_runner.staging import Staging
 from dask_runner.summary import Summary, summarize
 from dask_runner.verify import changed_inputs, lost_batches, verify
 from dask_runner.versions import code_version, versions
-from dask_runner.workloads import load, spec_of
-from dask_runner.workloads.interface import Plan
+from dask_runner.workloads import spec_of
+from dask_runner.workloads.interface import Plan, Workload
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +65,8 @@ _SHOWN = 10
 
 class RunRequest(Struct, frozen=True, kw_only=True):
     """A run that is wanted: `first` limits how many batches are dispatched now; with
-    `skip_bad_inputs` a plan with problems is run without them.
+    `skip_bad_inputs` a plan with problems is run without them. `ship` are files and folders that
+    the batches get, modules among them before any other.
     """
 
     workload: Any
@@ -69,7 +76,9 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     first: int | None = None
     argv: tuple[str, ...] = ()
     import_path: tuple[str, ...] = ()
+    ship: tuple[Path, ...] = ()
     skip_bad_inputs: bool = False
+    target: Target = Target()
 
 
 class Selection(Struct, frozen=True, kw_only=True):
@@ -96,6 +105,7 @@ class RerunRequest(Struct, frozen=True, kw_only=True):
     resume: bool = False
     label: str = ""
     accept_numerics: bool = False
+    target: Target = Target()
 
 
 def create(request: RunRequest) -> tuple[RunFolder, Manifest]:
@@ -103,15 +113,17 @@ def create(request: RunRequest) -> tuple[RunFolder, Manifest]:
 
     Raises BadInputError if inputs cannot be used, UsageError if there is nothing to do.
     """
-    plan = request.workload.plan()
-    check_plan(plan, skip_bad_inputs=request.skip_bad_inputs)
-    outputs = _outputs(request)
-    if outputs is not None and (taken := existing_outputs(plan, outputs)):
-        raise UsageError(
-            "\n  ".join(taken[:_SHOWN]), hint="choose another folder, or remove what is there"
-        )
-    folder = run_folder.claim(Path(request.settings.storage.runs), outputs)
-    manifest = Manifest.create(folder, _header(request, folder), plan.inputs, plan.batches)
+    outputs, shipment = _outputs(request), None
+    if request.ship:
+        folder = run_folder.claim(Path(request.settings.storage.runs), outputs)
+        spec = spec_of(request.workload)
+        with shipping.planned_from_copy(request.ship, folder, spec, request.import_path) as copy:
+            plan, shipment = _plan(request, copy.workload, outputs), copy.shipment
+    else:
+        plan = _plan(request, request.workload, outputs)
+        folder = run_folder.claim(Path(request.settings.storage.runs), outputs)
+    header = _header(request, folder, shipment)
+    manifest = Manifest.create(folder, header, plan.inputs, plan.batches)
     if plan.problems:
         manifest.record(
             Note(
@@ -124,17 +136,28 @@ def create(request: RunRequest) -> tuple[RunFolder, Manifest]:
     return folder, manifest
 
 
+def _plan(request: RunRequest, workload: Workload, outputs: Path | None) -> Plan:
+    plan = workload.plan()
+    check_plan(plan, skip_bad_inputs=request.skip_bad_inputs)
+    if outputs is not None and (taken := existing_outputs(plan, outputs)):
+        raise UsageError(
+            "\n  ".join(taken[:_SHOWN]), hint="choose another folder, or remove what is there"
+        )
+    return plan
+
+
 def run(
     folder: RunFolder,
     manifest: Manifest,
     *,
     first: int | None = None,
+    target: Target = Target(),  # noqa: B008  (frozen)
     control: Control,
     progress: Progress,
 ) -> Summary:
     """Do a new run as far as it goes: a failed batch is in the summary, not an exception."""
     selection = Selection(first=first)
-    drive(folder, manifest, selection=selection, control=control, progress=progress)
+    drive(folder, manifest, selection=selection, target=target, control=control, progress=progress)
     return summarize(manifest.state)
 
 
@@ -159,6 +182,7 @@ def rerun(path: Path, request: RerunRequest, *, control: Control, progress: Prog
             folder,
             manifest,
             selection=request.selection,
+            target=request.target,
             overrides=request.overrides,
             control=control,
             progress=progress,
@@ -172,35 +196,41 @@ def drive(
     manifest: Manifest,
     *,
     selection: Selection,
+    target: Target,
     control: Control,
     progress: Progress,
     overrides: dict[str, Any] | None = None,
     accept_numerics: bool = False,
 ) -> None:
     """From "cluster open" on: dispatch what is selected and not done."""
-    header = manifest.state.header
+    state, header = manifest.state, manifest.state.header
     settings = effective_settings(header, overrides or {})
-    wanted = select(manifest.state, selection)
+    wanted = select(state, selection)
     if not wanted:
         return
-    workload = load(header.workload, header.import_path)
-    with open_cluster(settings, workload, header) as cluster, progress:
-        check_numerics(manifest.state, cluster, accept=accept_numerics)
-        manifest.record(cluster_note(cluster))
+    preload = shipping.preload(shipping.load_workload(header, folder), header.shipped)
+    policy = Policy(
+        attempts=settings.run.attempts,
+        timeout_factor=settings.run.timeout_factor,
+        largest_group=settings.run.group,
+        limits=limits(settings),
+        rules=rules(settings, target),
+        versions=versions(),
+        preload=preload,
+    )
+    with open_cluster(settings, preload, header, target) as cluster, progress:
+        hosts = wanted_hosts(cluster, policy.rules.wants)
+        progress.say(describe_cluster(cluster, hosts))
+        bits = check_numerics(state, hosts, accept=accept_numerics)
+        manifest.record(cluster_note(cluster, hosts, bits))
         Dispatcher(
             manifest=manifest,
             publisher=Publisher(folder, manifest),
             cluster=cluster,
+            staging=Staging.of(manifest, cluster, settings),
             spec=header.workload,
-            attempts_folder=path_to_text(folder.attempts),
-            policy=Policy(
-                attempts=settings.run.attempts,
-                timeout_factor=settings.run.timeout_factor,
-                largest_group=settings.run.group,
-                limits=limits(settings),
-                versions=versions(),
-                preload=workload.preload,
-            ),
+            bits=bits,
+            policy=policy,
             control=control,
             progress=progress,
         ).run(wanted)
@@ -210,12 +240,16 @@ def drive(
 def dry_run(request: RunRequest) -> DryRun:
     """The plan of a new run and all checks; changes nothing."""
     outputs = _outputs(request)
-    return check(
-        request.workload,
-        request.workload.plan(),
-        request.settings,
-        outputs=outputs or Path(request.settings.storage.runs) / "TIMESTAMP" / "outputs",
-    )
+    with shipping.tried(request.ship, request.workload, request.import_path) as workload:
+        return check(
+            workload,
+            workload.plan(),
+            request.settings,
+            outputs=outputs or Path(request.settings.storage.runs) / "TIMESTAMP" / "outputs",
+            target=request.target,
+            import_path=request.import_path,
+            shipped=bool(request.ship),
+        )
 
 
 def dry_rerun(path: Path, request: RerunRequest) -> DryRun:
@@ -231,11 +265,14 @@ def dry_rerun(path: Path, request: RerunRequest) -> DryRun:
     )
     settings = effective_settings(state.header, request.overrides)
     return check(
-        load(state.header.workload, state.header.import_path),
+        shipping.load_workload(state.header, folder),
         plan,
         settings,
         outputs=folder.outputs,
         rerun=True,
+        target=request.target,
+        import_path=state.header.import_path,
+        shipped=state.header.shipped is not None,
     )
 
 
@@ -287,7 +324,7 @@ def _outputs(request: RunRequest) -> Path | None:
     return Path(configured) if configured else None
 
 
-def _header(request: RunRequest, folder: RunFolder) -> Header:
+def _header(request: RunRequest, folder: RunFolder, shipment: Shipment | None) -> Header:
     return Header(
         timestamp=folder.timestamp,
         workload=spec_of(request.workload),
@@ -296,11 +333,12 @@ def _header(request: RunRequest, folder: RunFolder) -> Header:
         label=request.label,
         user=user_name(),
         host=socket.gethostname(),
-        hosts=(f"{socket.gethostname()} slots={request.settings.run.slots or os.cpu_count()}",),
+        hosts=host_lines(request.settings, request.target),
         code_version=code_version(),
         versions=versions(),
         settings=msgspec.to_builtins(request.settings),
         limits=msgspec.to_builtins(limits(request.settings)),
         first=request.first,
         import_path=request.import_path,
+        shipped=shipment,
     )

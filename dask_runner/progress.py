@@ -21,6 +21,7 @@ from rich.text import Text
 from dask_runner.manifest import RunState
 
 _FAILURES_SHOWN = 3
+_TROUBLES = 5
 _LIVE_INTERVAL = 0.2
 _PLAIN_INTERVAL = 5.0
 _MOST_BINS = 64
@@ -29,7 +30,8 @@ _FEWEST_FINISHED = 3
 
 class Snapshot(Struct, frozen=True, kw_only=True):
     """The state of a run at one moment. `elapsed` in s of this dispatch; `hosts` gives for each
-    host its busy slots and all its slots; `latest_failures` are one line each, newest last.
+    host its busy slots and all its slots, `troubles` why a host takes no batches; `waiting` what
+    is waited for with everything ("": nothing). `latest_failures` are one line each, newest last.
     """
 
     done: int
@@ -40,6 +42,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     events_total: int
     elapsed: float
     hosts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    troubles: dict[str, str] = field(default_factory=dict)
+    waiting: str = ""
     latest_failures: tuple[str, ...] = ()
     draining: bool = False
 
@@ -84,10 +88,13 @@ def hosts_of(state: RunState) -> dict[str, tuple[int, int]]:
 class Progress(Protocol):
     """Shows snapshots between entering and leaving it as a context.
 
-    `update` may be called ten times a second, from one thread; it returns at once.
+    `update` may be called ten times a second, from one thread; it returns at once. `say` shows a
+    line that stays.
     """
 
     def __enter__(self) -> Self: ...
+
+    def say(self, text: str) -> None: ...
 
     def update(self, snapshot: Snapshot) -> None: ...
 
@@ -165,6 +172,9 @@ class QuietProgress:
     def __enter__(self) -> Self:
         return self
 
+    def say(self, text: str) -> None:
+        """Nothing is shown."""
+
     def update(self, snapshot: Snapshot) -> None:
         """Nothing is shown."""
 
@@ -189,9 +199,13 @@ class PlainProgress:
         self._next = clock()
         self._unshown: Snapshot | None = None
         self._failures: tuple[str, ...] = ()
+        self._troubles: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
+
+    def say(self, text: str) -> None:
+        self._line(printable(text))
 
     def update(self, snapshot: Snapshot) -> None:
         self._pace.add(snapshot)
@@ -210,6 +224,10 @@ class PlainProgress:
             if failure not in self._failures:
                 self._line(f"failed: {printable(failure)}")
         self._failures = snapshot.latest_failures
+        for host, trouble in snapshot.troubles.items():
+            if self._troubles.get(host) != trouble:
+                self._line(f"no batches to {printable(host)}: {printable(trouble)}")
+        self._troubles = snapshot.troubles
         self._line(plain_line(snapshot, self._pace))
 
     def _line(self, text: str) -> None:
@@ -231,6 +249,9 @@ class LiveProgress:
     def __enter__(self) -> Self:
         self._live.start()
         return self
+
+    def say(self, text: str) -> None:
+        self._live.console.print(printable(text), markup=False, highlight=False)
 
     def update(self, snapshot: Snapshot) -> None:
         self._pace.add(snapshot)
@@ -269,6 +290,8 @@ def plain_line(snapshot: Snapshot, pace: Pace) -> str:
     if snapshot.hosts:
         plural = "" if len(snapshot.hosts) == 1 else "s"
         parts.append(f"{busy}/{slots} slots on {len(snapshot.hosts)} host{plural}")
+    if snapshot.waiting:
+        parts.append(f"waiting: {printable(snapshot.waiting)}")
     if snapshot.draining:
         parts.append("draining")
     return " | ".join(parts)
@@ -293,6 +316,12 @@ def live_view(snapshot: Snapshot, pace: Pace) -> Group:
     if snapshot.hosts:
         hosts = (f"{printable(name)} {b}/{s}" for name, (b, s) in snapshot.hosts.items())
         lines.append(Text(f"slots busy: {'  '.join(hosts)}"))
+    troubles = [f"{printable(name)}: {printable(why)}" for name, why in snapshot.troubles.items()]
+    lines.extend(Text(f"no batches to {trouble}", "yellow") for trouble in troubles[:_TROUBLES])
+    if len(troubles) > _TROUBLES:
+        lines.append(Text(f"... and to {len(troubles) - _TROUBLES} more hosts", "yellow"))
+    if snapshot.waiting:
+        lines.append(Text(f"waiting: {printable(snapshot.waiting)}", "yellow"))
     if snapshot.draining:
         lines.append(Text("draining: running batches are finished, no new ones are started"))
     failures = snapshot.latest_failures[-_FAILURES_SHOWN:]

@@ -6,9 +6,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from dask_runner.batch import Attempt, Outcome, OutcomeStatus
+from dask_runner.downloads import is_url, local_copy
 from dask_runner.errors import UsageError
+from dask_runner.execution.payload import with_paths
 from dask_runner.execution.replay import replay
+from dask_runner.files import path_to_text
 from dask_runner.manifest import RunState
+from dask_runner.shipping import shipped_folder
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -58,8 +62,15 @@ def replay_batch(
     if not 0 <= index < len(state.batches):
         raise UsageError(f"no batch {index}: the run has 0 to {len(state.batches) - 1}")
     folder = _free_folder(state.header.timestamp, index) if folder is None else folder
-    attempt = Attempt(batch=state.batches[index], number=max(1, state.attempts(index)))
-    outcome = replay(attempt, state.header.workload, folder.absolute(), pdb=pdb)
+    batch = state.batches[index]
+    batch = with_paths(batch, _copies(state, {item.path for item in batch.inputs}))
+    outcome = replay(
+        Attempt(batch=batch, number=max(1, state.attempts(index))),
+        state.header.workload,
+        folder.absolute(),
+        shipped=shipped_folder(state.header, state.folder),
+        pdb=pdb,
+    )
     published = {output.name: output.sha256 for output in state.outputs(index)}
     return Replay(
         folder=str(folder),
@@ -73,6 +84,15 @@ def replay_batch(
             for output in outcome.outputs
         ),
     )
+
+
+def _copies(state: RunState, paths: set[str]) -> dict[str, str]:
+    """This machine's copies of those of these inputs that are URLs."""
+    return {
+        file.path: path_to_text(local_copy(file.path, file.sha256, file.bytes)[0])
+        for file in state.inputs
+        if file.path in paths and is_url(file.path)
+    }
 
 
 def _free_folder(timestamp: str, index: int) -> Path:

@@ -3,6 +3,7 @@
     <runs>/<timestamp>/manifest.jsonl      the record
                        manifest.lock       who is writing it
                        driver.log          the detached driver's talk
+                       shipped/<sha256>/   copies of what --ship named, unchanged for ever
                        outputs/            published files (unless an output folder was given)
                        attempts/000/000012.1/       attempt 1 at batch 12: private folder, log.txt
                        attempts/groups/000100.1.log   the log of a group of short batches
@@ -13,6 +14,7 @@ output folder outside the run folder they are in `<outputs>/.dask-runner/<timest
 
 import errno
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -47,6 +49,14 @@ class RunFolder(Struct, frozen=True, kw_only=True):
     @property
     def driver_log(self) -> Path:
         return self.path / "driver.log"
+
+    @property
+    def shipments(self) -> Path:
+        return self.path / "shipped"
+
+    def shipped(self, digest: str) -> Path:
+        """The folder of what the run has shipped, by its hash."""
+        return self.shipments / digest
 
     def attempt(self, index: int, number: int) -> Path:
         """The private folder of one attempt."""
@@ -102,6 +112,13 @@ def claim(runs: Path, outputs: Path | None = None, *, now: datetime | None = Non
             hint="choose another folder with storage.runs in settings.toml or --runs",
         ) from error
     raise StorageError(f"{runs}: no free name for a run at {stamp}")
+
+
+def disclaim(folder: RunFolder) -> None:
+    """Remove a claimed folder: the run could not be planned."""
+    shutil.rmtree(folder.path, ignore_errors=True)
+    if not folder.attempts.is_relative_to(folder.path):
+        shutil.rmtree(folder.attempts, ignore_errors=True)
 
 
 def _make_outputs(outputs: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from dask_runner.batch import InputFile, OutputFile
+from dask_runner.downloads import is_url, local_copy
+from dask_runner.errors import BadInputError
 from dask_runner.files import fingerprint, sha256, text_to_path
 from dask_runner.manifest import RunState, Verdict
 from dask_runner.run_folder import RunFolder
@@ -101,6 +103,8 @@ def changed_inputs(inputs: Iterable[InputFile], *, thorough: bool) -> tuple[str,
 
 
 def _input_change(file: InputFile, *, thorough: bool) -> str:
+    if is_url(file.path):
+        return _url_change(file)
     path = text_to_path(file.path)
     try:
         status = path.stat()
@@ -111,6 +115,15 @@ def _input_change(file: InputFile, *, thorough: bool) -> str:
             return f"{path}: its content has changed"
     except OSError as error:
         return f"{path}: {error.strerror}"
+    return ""
+
+
+def _url_change(file: InputFile) -> str:
+    """What was planned is what the hash says: here, or to be had again."""
+    try:
+        local_copy(file.path, file.sha256, file.bytes)
+    except BadInputError as error:
+        return error.message
     return ""
 
 

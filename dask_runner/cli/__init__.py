@@ -10,7 +10,17 @@ from typing import Annotated, NoReturn, TextIO, cast
 
 import typer
 
-from dask_runner.cli import attend, configure, dispatching, driving, finish, read
+from dask_runner.cli import (
+    attend,
+    cluster,
+    configure,
+    dispatching,
+    driving,
+    finish,
+    fleet,
+    hosts,
+    read,
+)
 from dask_runner.cli.console import (
     ForgivingStream,
     configure_logging,
@@ -34,12 +44,16 @@ app = typer.Typer(
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 _START = "Start"
+_CLUSTER = "Cluster"
 _WORK = "Work"
 _LOOK = "Look"
 _END = "Finish"
 
 app.command("init", rich_help_panel=_START)(configure.init)
 app.command("settings", rich_help_panel=_START)(configure.settings)
+app.command("up", rich_help_panel=_CLUSTER)(cluster.up)
+app.command("down", rich_help_panel=_CLUSTER)(cluster.down)
+app.command("manage", hidden=True)(cluster.manage)
 app.command("generate", rich_help_panel=_WORK)(dispatching.generate)
 app.command("run", rich_help_panel=_WORK)(dispatching.run)
 app.command("command", rich_help_panel=_WORK)(dispatching.command)
@@ -57,6 +71,10 @@ app.command("verify", rich_help_panel=_END)(finish.verify)
 app.command("merge", rich_help_panel=_END)(finish.merge)
 app.command("replay", rich_help_panel=_END)(finish.replay)
 app.command("clean", rich_help_panel=_END)(finish.clean)
+fleet.register(hosts.app)
+hosts.app.command("add")(cluster.add)
+hosts.app.command("drain")(cluster.drain)
+app.add_typer(hosts.app, name="hosts", rich_help_panel=_CLUSTER)
 
 
 def _version(wanted: bool) -> None:

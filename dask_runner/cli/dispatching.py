@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dask_runner.cli import driving, options
+from dask_runner.errors import UsageError
 
 
 def generate(
@@ -34,12 +35,16 @@ def generate(
     extend: Annotated[
         bool, typer.Option("--extend", help="Add files to those in the folder.")
     ] = False,
+    ship: options.Ship = None,
     dry: options.Dry = False,
     label: options.Label = "",
     first: options.First = None,
     detach: options.Detach = False,
     quiet: options.Quiet = False,
     slots: options.Slots = None,
+    max_slots: options.MaxSlots = None,
+    hosts: options.Hosts = "",
+    cluster: options.ClusterName = None,
     seed: options.Seed = None,
     attempts: options.Attempts = None,
     timeout: options.Timeout = None,
@@ -61,6 +66,7 @@ def generate(
             "generate.ctau": ctau,
             "generate.process": process,
             "generate.pythia_card": _text(pythia_card),
+            "cluster.name": cluster,
             **_run_overrides(slots, seed, attempts, timeout, memory),
         },
         runs=runs,
@@ -69,9 +75,16 @@ def generate(
 
     workload = Generate.from_settings(loaded.settings, extend=extend)
     manner = driving.Manner(
-        label=label, first=first, detach=detach, quiet=quiet, dry=dry, json=json
+        label=label,
+        first=first,
+        detach=detach,
+        quiet=quiet,
+        dry=dry,
+        json=json,
+        target=options.target(loaded, hosts, max_slots),
     )
-    driving.dispatch(workload, loaded, manner, outputs=Path(loaded.settings.generate.evnt_dir))
+    outputs = Path(loaded.settings.generate.evnt_dir)
+    driving.dispatch(workload, loaded, manner, outputs=outputs, ship=ship)
 
 
 def run(
@@ -83,6 +96,14 @@ def run(
     evnt_dir: Annotated[
         Path | None, typer.Option("--evnt-dir", "--evnt_dir", help="Folder of EVNT files.")
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="PATH_OR_URL",
+            help="An input instead of those of --evnt-dir, URL#sha256=HEX is checked; repeat.",
+        ),
+    ] = None,
     pattern: Annotated[
         list[str] | None, typer.Option("--pattern", help="Names of input files; may be repeated.")
     ] = None,
@@ -93,12 +114,16 @@ def run(
     skip_bad_inputs: Annotated[
         bool, typer.Option("--skip-bad-inputs", help="Leave out inputs that cannot be read.")
     ] = False,
+    ship: options.Ship = None,
     dry: options.Dry = False,
     label: options.Label = "",
     first: options.First = None,
     detach: options.Detach = False,
     quiet: options.Quiet = False,
     slots: options.Slots = None,
+    max_slots: options.MaxSlots = None,
+    hosts: options.Hosts = "",
+    cluster: options.ClusterName = None,
     seed: options.Seed = None,
     attempts: options.Attempts = None,
     timeout: options.Timeout = None,
@@ -108,6 +133,8 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Simulate, digitize and reconstruct events of EVNT files, in batches of -b."""
+    if inputs and (evnt_dir or pattern):
+        raise UsageError("--input names all inputs: without --evnt-dir and --pattern")
     loaded = options.settings_for(
         settings,
         {
@@ -115,17 +142,31 @@ def run(
             "generate.evnt_dir": _text(evnt_dir),
             "reconstruct.patterns": tuple(pattern) if pattern else None,
             "reconstruct.keep": tuple(keep) if keep else None,
+            "cluster.name": cluster,
             **_run_overrides(slots, seed, attempts, timeout, memory),
         },
         runs=runs,
     )
     from dask_runner.workloads.reconstruct import Reconstruct
 
-    workload = Reconstruct.from_settings(loaded.settings)
+    workload = Reconstruct.from_settings(loaded.settings, inputs or ())
     manner = driving.Manner(
-        label=label, first=first, detach=detach, quiet=quiet, dry=dry, json=json
+        label=label,
+        first=first,
+        detach=detach,
+        quiet=quiet,
+        dry=dry,
+        json=json,
+        target=options.target(loaded, hosts, max_slots),
     )
-    driving.dispatch(workload, loaded, manner, outputs=output_dir, skip_bad_inputs=skip_bad_inputs)
+    driving.dispatch(
+        workload,
+        loaded,
+        manner,
+        outputs=output_dir,
+        ship=ship,
+        skip_bad_inputs=skip_bad_inputs,
+    )
 
 
 def command(
@@ -149,12 +190,16 @@ def command(
         str, typer.Option("--merge-command", help="How `merge` joins: {inputs} {output}.")
     ] = "",
     output_dir: options.Output = None,
+    ship: options.Ship = None,
     dry: options.Dry = False,
     label: options.Label = "",
     first: options.First = None,
     detach: options.Detach = False,
     quiet: options.Quiet = False,
     slots: options.Slots = None,
+    max_slots: options.MaxSlots = None,
+    hosts: options.Hosts = "",
+    cluster: options.ClusterName = None,
     seed: options.Seed = None,
     attempts: options.Attempts = None,
     timeout: options.Timeout = None,
@@ -177,11 +222,18 @@ def command(
         parameters=parameters,
         merge_command=merge_command,
         seed=loaded.settings.run.seed,
+        shipped=bool(ship),
     )
     manner = driving.Manner(
-        label=label, first=first, detach=detach, quiet=quiet, dry=dry, json=json
+        label=label,
+        first=first,
+        detach=detach,
+        quiet=quiet,
+        dry=dry,
+        json=json,
+        target=options.target(loaded, hosts, max_slots),
     )
-    driving.dispatch(workload, loaded, manner, outputs=output_dir)
+    driving.dispatch(workload, loaded, manner, outputs=output_dir, ship=ship)
 
 
 def rerun(
@@ -209,6 +261,9 @@ def rerun(
     detach: options.Detach = False,
     quiet: options.Quiet = False,
     slots: options.Slots = None,
+    max_slots: options.MaxSlots = None,
+    hosts: options.Hosts = "",
+    cluster: options.ClusterName = None,
     attempts: options.Attempts = None,
     timeout: options.Timeout = None,
     memory: options.Memory = None,
@@ -218,6 +273,7 @@ def rerun(
 ) -> None:
     """Do what is not done of a run: failed, pending and lost batches, with the same seeds."""
     path = options.run_path(timestamp, runs, settings)
+    loaded = options.settings_for(settings, {"cluster.name": cluster}, runs=runs)
     from dask_runner.pipeline import RerunRequest, Selection
 
     overrides = {
@@ -233,6 +289,7 @@ def rerun(
         overrides=overrides,
         argv=options.argv(),
         label=label,
+        target=options.target(loaded, hosts, max_slots),
     )
     if dry:
         from dask_runner.pipeline import dry_rerun

@@ -23,6 +23,7 @@ from dask_runner.errors import (
 
 if TYPE_CHECKING:
     from dask_runner.control import Control
+    from dask_runner.opening import Target
     from dask_runner.pipeline import RunRequest
     from dask_runner.settings import LoadedSettings
     from dask_runner.summary import Summary
@@ -44,7 +45,9 @@ class Manner:
         quiet: bool = False,
         dry: bool = False,
         json: bool = False,
+        target: "Target",
     ) -> None:
+        self.target = target
         self.label = label
         self.first = first
         self.detach = detach
@@ -81,6 +84,7 @@ def dispatch(
     manner: Manner,
     *,
     outputs: Path | None,
+    ship: "list[Path] | None" = None,
     skip_bad_inputs: bool = False,
 ) -> None:
     """Plan and dispatch; detached or dry if wanted so."""
@@ -93,7 +97,9 @@ def dispatch(
         label=manner.label,
         first=manner.first,
         argv=options.argv(),
+        ship=tuple(ship or ()),
         skip_bad_inputs=skip_bad_inputs,
+        target=manner.target,
     )
     if manner.dry:
         from dask_runner.pipeline import dry_run
@@ -116,7 +122,12 @@ def _run(request: "RunRequest", manner: Manner) -> None:
             err.print(f"run [bold]{escape(folder.timestamp)}[/] in {escape(str(folder.path))}")
             progress = choose(err, manner.quiet)
             summary = pipeline.run(
-                folder, manifest, first=request.first, control=control, progress=progress
+                folder,
+                manifest,
+                first=request.first,
+                target=request.target,
+                control=control,
+                progress=progress,
             )
     _finish(summary, control, json=manner.json)
 
@@ -128,7 +139,9 @@ def _create_and_detach(request: "RunRequest", manner: Manner) -> None:
     # The background driver takes the lock anew: a lock does not survive fork and exec.
     manifest.close()
     selection = pipeline.Selection(first=request.first)
-    resume = pipeline.RerunRequest(selection=selection, argv=request.argv, resume=True)
+    resume = pipeline.RerunRequest(
+        selection=selection, argv=request.argv, resume=True, target=request.target
+    )
     detach(folder.path, resume, json=manner.json)
 
 

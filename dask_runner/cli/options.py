@@ -3,12 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dask_runner import run_folder
 from dask_runner.settings import LoadedSettings, load_settings
+
+if TYPE_CHECKING:
+    from dask_runner.opening import Target
 
 SettingsFile = Annotated[
     Path | None,
@@ -36,6 +39,26 @@ Dry = Annotated[
 Slots = Annotated[
     int | None, typer.Option("--slots", min=0, help="Batches at a time (0: one for each core).")
 ]
+MaxSlots = Annotated[
+    int | None,
+    typer.Option("--max-slots", min=1, help="Batches at a time in all, on all hosts together."),
+]
+Hosts = Annotated[
+    str,
+    typer.Option(
+        "--hosts",
+        help="Only these hosts: shell patterns with commas, !x leaves out.",
+        show_default="all",
+    ),
+]
+ClusterName = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="The cluster to use, or `local` for this machine.",
+        show_default="the one that is up",
+    ),
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run.")]
 Attempts = Annotated[
     int | None, typer.Option("--attempts", min=1, help="Attempts at a batch in all.")
@@ -45,6 +68,13 @@ Timeout = Annotated[
 ]
 Memory = Annotated[
     int | None, typer.Option("--memory", min=0, help="Memory of a batch in MB (0: no limit).")
+]
+Ship = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--ship",
+        help="File or folder that the batches get, modules before others; may be repeated.",
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -68,6 +98,14 @@ def run_path(timestamp: str, runs: Path | None, settings: Path | None) -> Path:
     """The folder of the run that a command names."""
     loaded = settings_for(settings, {}, runs=runs)
     return run_folder.find(Path(loaded.settings.storage.runs), timestamp)
+
+
+def target(loaded: LoadedSettings, hosts: str, max_slots: int | None) -> "Target":
+    """What the user wants to dispatch to."""
+    from dask_runner.opening import Target
+
+    cluster = loaded.settings.cluster.name
+    return Target(cluster=cluster, hosts=hosts, max_slots=max_slots or 0)
 
 
 def argv() -> tuple[str, ...]:

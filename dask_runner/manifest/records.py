@@ -20,10 +20,29 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class ShippedItem(Struct, frozen=True, kw_only=True):
+    """A file or folder that was given with --ship, by the name (path text) under which it is in the
+    shipped folder.
+    """
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+class Shipment(Struct, frozen=True, kw_only=True):
+    """All that was shipped: the folder `shipped/<sha256>` of the run folder has the hash `sha256`
+    (see `trees`).
+    """
+
+    sha256: str
+    items: tuple[ShippedItem, ...]
+
+
 class Header(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The first line: where the run came from. `hosts` are lines of a hostfile. `first` is the
     number of batches that this invocation was asked to dispatch (None: all); `import_path` are
-    folders where the batches look for modules first.
+    folders where the batches look for modules first, but for what is `shipped`.
 
     `Manifest.create` fills `format`, `outputs` and `attempts` (text form of the folders, relative
     to the run folder when inside it) and the number of `inputs` and `batches` of the plan.
@@ -49,6 +68,7 @@ class Header(Struct, frozen=True, kw_only=True, omit_defaults=True):
     settings: dict[str, Any] = field(default_factory=dict)
     first: int | None = None
     import_path: tuple[str, ...] = ()
+    shipped: Shipment | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -79,6 +99,7 @@ class NoteKind(StrEnum):
     """Notes that the product itself writes. RERUN and TAKEOVER begin a new driver session: what
     was running then is not running any more. LOST_OUTPUT takes `done` back. CLUSTER and ENDED are
     the begin and the end of a session's dispatch; the second is missing if the driver was killed.
+    STAGING says how a host comes to its files.
     """
 
     RERUN = "rerun"
@@ -87,8 +108,14 @@ class NoteKind(StrEnum):
     LOST_OUTPUT = "lost-output"
     CHANGED_INPUTS = "changed-inputs"
     QUARANTINE = "quarantine"
+    TRUSTED = "trusted"
     LOST_HOST = "lost-host"
+    JOINED = "host-joined"
+    REFUSED = "host-refused"
+    POISON = "poison"
+    RESTARTED = "cluster-restarted"
     CLUSTER = "cluster"
+    STAGING = "staging"
     ENDED = "ended"
 
 

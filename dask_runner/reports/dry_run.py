@@ -20,7 +20,7 @@ def render_dry_run(result: DryRun) -> str:
         f"outputs in {result.outputs}",
         f"seed {result.seed}",
         *_prospect(result.prospect),
-        f"here: {result.memory / 1e9:.1f} GB memory available, {result.free / 1e9:.1f} GB disk free",
+        _room(result),
         *(f"note: {note}" for note in result.notes),
     ]
     lines += [f"PROBLEM: {problem}" for problem in result.problems[:_PROBLEMS_SHOWN]]
@@ -30,6 +30,11 @@ def render_dry_run(result: DryRun) -> str:
     said = "nothing else was run" if piloted else "nothing was run"
     lines.append(f"{said}; " + ("NOT ready" if result.problems else "ready"))
     return "\n".join(line for line in lines if line)
+
+
+def _room(result: DryRun) -> str:
+    memory, free = result.memory / 1e9, result.free / 1e9
+    return f"here: {memory:.1f} GB memory available, {free:.1f} GB disk free"
 
 
 def _prospect(prospect: Prospect) -> list[str]:

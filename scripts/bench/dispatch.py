@@ -23,10 +23,13 @@ from typing import Self
 from workloads import Nothing, Spin
 
 from dask_runner import pipeline
-from dask_runner.cluster import ClusterConfig, LocalCluster
+from dask_runner.cluster.interface import ClusterConfig
+from dask_runner.cluster.local import LocalCluster
 from dask_runner.control import Control
+from dask_runner.opening import Target
 from dask_runner.progress import QuietProgress
 from dask_runner.settings import Settings, load_settings
+from dask_runner.summary import Summary
 
 HERE = str(Path(__file__).parent.absolute())
 
@@ -52,13 +55,17 @@ def bare_map(tasks: int) -> float:
     return seconds / tasks
 
 
-def our_run(workload: object, values: Settings) -> tuple[float, object]:
+def our_run(workload: object, values: Settings, cluster: str = "local") -> tuple[float, Summary]:
     """Seconds from the first dispatch to the last record, and the summary."""
-    request = pipeline.RunRequest(workload=workload, settings=values, import_path=(HERE,))
+    request = pipeline.RunRequest(
+        workload=workload, settings=values, import_path=(HERE,), target=Target(cluster=cluster)
+    )
     folder, manifest = pipeline.create(request)
     with manifest:
         progress = Clock()
-        summary = pipeline.run(folder, manifest, control=Control(), progress=progress)
+        summary = pipeline.run(
+            folder, manifest, target=request.target, control=Control(), progress=progress
+        )
     shutil.rmtree(folder.path)
     return progress.seconds, summary
 
