@@ -60,6 +60,7 @@ class Dispatcher:
         publisher: Publisher,
         cluster: Cluster,
         staging: Staging,
+        events: Events,
         spec: WorkloadSpec,
         bits: Bits,
         policy: Policy,
@@ -75,7 +76,7 @@ class Dispatcher:
         self._progress = progress
         self._run = manifest.state.header.timestamp
         self._topic = f"dask-runner-{self._run}"
-        self._events: Events = queue.SimpleQueue()
+        self._events = events
         self._transport = Transport(cluster, self._topic, self._events)
         self._placement = Placement(policy.rules)
         self._flights = Flights(self._placement.load)
@@ -112,6 +113,7 @@ class Dispatcher:
             "collected": self._intake.collected,
             "room": self._on_room,
             "client": self._on_client,
+            "note": manifest.record,
         }
         self._groups = 0
         self._began = time.monotonic()
@@ -141,6 +143,7 @@ class Dispatcher:
         finally:
             self._staging.close()
             self._transport.close()
+            self._last_notes()
 
     def _wanted(self) -> bool:
         if self._control.stopping:
@@ -314,6 +317,13 @@ class Dispatcher:
             self._watch.look(self._intake.peak)
             self._take()
             self._settle()
+
+    def _last_notes(self) -> None:
+        """What was found out by those who are closed now."""
+        while not self._events.empty():
+            kind, value = self._events.get_nowait()
+            if kind == "note":
+                self._manifest.record(value)
 
     def _show(self, *, force: bool = False) -> None:
         now = time.monotonic()

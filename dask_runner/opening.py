@@ -96,14 +96,16 @@ def host_lines(settings: Settings, target: Target) -> tuple[str, ...]:
     return tuple(f"{host.name} slots={host.slots}" for host in hosts)
 
 
-def describe_cluster(cluster: Cluster, hosts: Mapping[str, HostState]) -> str:
+def describe_cluster(cluster: Cluster, hosts: Mapping[str, HostState], target: Target) -> str:
     """Which cluster is used, in a line."""
     ready = [state for state in hosts.values() if state.worker]
     slots = sum(state.slots for state in ready)
-    if cluster.transfer is None:
-        return f"no cluster is used (dask-runner up): this machine, {slots} slots"
-    left = f" ({len(hosts) - len(ready)} more are not up)" if len(ready) < len(hosts) else ""
-    return f"using cluster {cluster.name}: {len(ready)} hosts, {slots} slots{left}"
+    if not isinstance(cluster, SshCluster):
+        why = "" if target.cluster else "no cluster is up (dask-runner up): "
+        return f"{why}using this machine, {slots} slots"
+    number = f"{len(ready)} host{'' if len(ready) == 1 else 's'}"
+    left = f" ({len(hosts) - len(ready)} more not up)" if len(ready) < len(hosts) else ""
+    return f"using cluster {cluster.title}: {number}, {slots} slots{left}"
 
 
 def check_numerics(state: RunState, hosts: Mapping[str, HostState], *, accept: bool) -> Bits:
@@ -147,7 +149,12 @@ def cluster_note(cluster: Cluster, hosts: Mapping[str, HostState], bits: Bits) -
     )
 
 
-def end_note(control: Control) -> Note:
-    """The end of a session's dispatch. Where it is missing, the driver was killed."""
+def end_note(control: Control, staging: Mapping[str, str]) -> Note:
+    """The end of a session's dispatch, with where the files of each host were. Where it is missing,
+    the driver was killed.
+    """
     reason = control.reason if control.draining else ""
-    return Note(kind=NoteKind.ENDED, text="dispatch ended", data={"interrupted_by": reason})
+    data: dict[str, Any] = {"interrupted_by": reason}
+    if staging:
+        data["staging"] = dict(staging)
+    return Note(kind=NoteKind.ENDED, text="dispatch ended", data=data)

@@ -8,7 +8,9 @@
 import logging
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -51,6 +53,7 @@ from dask_runner.run_folder import RunFolder
 from dask_runner.settings import Settings
 from dask_runner.staging import Staging
 from dask_runner.summary import Summary, summarize
+from dask_runner.transport import Events, put_note
 from dask_runner.verify import changed_inputs, lost_batches, verify
 from dask_runner.versions import code_version, versions
 from dask_runner.workloads import spec_of
@@ -220,21 +223,24 @@ def drive(
     )
     with open_cluster(settings, preload, header, target) as cluster, progress:
         hosts = wanted_hosts(cluster, policy.rules.wants)
-        progress.say(describe_cluster(cluster, hosts))
+        progress.say(describe_cluster(cluster, hosts, target))
         bits = check_numerics(state, hosts, accept=accept_numerics)
         manifest.record(cluster_note(cluster, hosts, bits))
+        events: Events = SimpleQueue()
+        staging = Staging.of(manifest, cluster, settings, note=partial(put_note, events))
         Dispatcher(
             manifest=manifest,
             publisher=Publisher(folder, manifest),
             cluster=cluster,
-            staging=Staging.of(manifest, cluster, settings),
+            staging=staging,
+            events=events,
             spec=header.workload,
             bits=bits,
             policy=policy,
             control=control,
             progress=progress,
         ).run(wanted)
-        manifest.record(end_note(control), durable=True)
+        manifest.record(end_note(control, staging.decisions()), durable=True)
 
 
 def dry_run(request: RunRequest) -> DryRun:

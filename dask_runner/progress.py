@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dask_runner.manifest import RunState
+from dask_runner.manifest import NoteKind, RunState
 
 _FAILURES_SHOWN = 3
 _TROUBLES = 5
@@ -68,21 +68,48 @@ def snapshot(state: RunState, *, elapsed: float) -> Snapshot:
         events_total=state.total.events,
         elapsed=elapsed,
         hosts=hosts_of(state),
+        troubles=troubles_of(state),
     )
 
 
 def hosts_of(state: RunState) -> dict[str, tuple[int, int]]:
-    """Busy slots and all slots of each host of the cluster that the driver opened last.
+    """Busy slots and all slots of each host of the cluster that the driver opened last, as they
+    came and went since.
 
     A group of short batches keeps one slot busy. A host without a name is the only one there is.
     """
-    notes = [note for note in state.notes if note.kind == "cluster"]
-    slots: dict[str, int] = notes[-1].data.get("hosts", {}) if notes else {}
+    slots: dict[str, int] = {}
+    for note in state.notes:
+        if note.kind == NoteKind.CLUSTER:
+            slots = dict(note.data.get("hosts", {}))
+        elif note.kind == NoteKind.JOINED:
+            slots[note.data["host"]] = note.data["slots"]
+        elif note.kind == NoteKind.LOST_HOST:
+            slots.pop(note.data["host"], None)
     groups = {running.group: running.host for running in state.running.values()}
     default = next(iter(slots)) if len(slots) == 1 else ""
     busy = Counter(host or default for host in groups.values())
     # More groups than slots are on their way: the rest waits at the host.
     return {name: (min(busy[name], count), count) for name, count in slots.items()}
+
+
+def troubles_of(state: RunState) -> dict[str, str]:
+    """Why hosts of the cluster that the driver opened last get no batches, as the notes tell."""
+    troubles: dict[str, str] = {}
+    for note in state.notes:
+        host = note.data.get("host", "")
+        if note.kind == NoteKind.CLUSTER:
+            troubles = {}
+        elif note.kind in {NoteKind.QUARANTINE, NoteKind.REFUSED}:
+            troubles[host] = note.text
+        elif note.kind == NoteKind.LOST_HOST:
+            # Also if it is under quarantine: that stays so when it is back.
+            troubles.setdefault(host, note.text)
+        elif note.kind == NoteKind.TRUSTED or (
+            note.kind == NoteKind.JOINED and "quarantine" not in troubles.get(host, "")
+        ):
+            troubles.pop(host, None)
+    return troubles
 
 
 class Progress(Protocol):

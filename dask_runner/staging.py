@@ -69,7 +69,14 @@ class Staging:
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def of(cls, manifest: Manifest, cluster: Cluster, settings: Settings) -> Self:
+    def of(
+        cls,
+        manifest: Manifest,
+        cluster: Cluster,
+        settings: Settings,
+        *,
+        note: Callable[[Note], None],
+    ) -> Self:
         """Of a run on a cluster. Raises BadInputError if what was shipped is damaged, UsageError if
         the cache would be somewhere else for every process.
         """
@@ -82,7 +89,7 @@ class Staging:
             cache=cache,
             folder=manifest.folder,
             transfer=cluster.transfer,
-            note=manifest.record,
+            note=note,
             inputs=state.inputs,
             shipped=shipping.shipped_folder(state.header, manifest.folder),
             shipment=state.header.shipped,
@@ -108,7 +115,7 @@ class Staging:
         del host  # an attempt is where its room was
         files = self._where.get((outcome.batch, outcome.attempt))
         if files is None or files.shares_outputs:
-            return _done(None)
+            return _NOTHING  # one for all: it costs each batch
         return self._start(files.collect(outcome))
 
     def finish(self, host: str, attempts: Sequence[Attempt]) -> "Future[None]":
@@ -218,3 +225,6 @@ def _done(value: T) -> "Future[T]":
     future: Future[T] = Future()
     future.set_result(value)
     return future
+
+
+_NOTHING: Future[None] = _done(None)

@@ -2,7 +2,8 @@
 
 Owns the client and what is sent with it. All that it hears goes into a queue of events, as
 (kind, value): `stream` (encoded outcomes), `end` (a GroupEnd), `client` (a new one, with the
-generation of its scheduler). Refuses to know what is sent.
+generation of its scheduler). Others put `room`, `collected` and `note` there: one thread writes the
+manifest. Refuses to know what is sent.
 """
 
 import logging
@@ -16,6 +17,7 @@ from msgspec import Struct
 from dask_runner.cluster.interface import Cluster
 from dask_runner.errors import ClusterError
 from dask_runner.execution.worker import run_group
+from dask_runner.manifest import Note
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +28,11 @@ _BACKOFF = (0.5, 10.0)
 _CLOSE_TIMEOUT = 2
 
 Events = queue.SimpleQueue[tuple[str, Any]]
+
+
+def put_note(events: Events, note: Note) -> None:
+    """Have a note recorded, from any thread."""
+    events.put(("note", note))
 
 
 class GroupEnd(Struct, frozen=True, kw_only=True):

@@ -183,7 +183,7 @@ class Watch:
         self._cluster.announce(host, f"quarantine: {text}")
         self._note(
             NoteKind.QUARANTINE,
-            f"{host}: {text}",
+            f"{host} is under quarantine: {text}",
             host,
             batches=[*verdict.batches],
             fingerprints=[*verdict.fingerprints],
@@ -198,11 +198,11 @@ class Watch:
             self._trials.discard(host)
             if host in self._reasons:
                 seconds = duration(self._blame.quarantined()[host])
-                text = f"{host} failed again; no batches for {seconds}"
+                text = f"{host} stays under quarantine: it failed again; no batches for {seconds}"
                 self._note(NoteKind.QUARANTINE, text, host)
         for host in self._blame.probation():
             self._trials.add(host)
-            text = f"{host} gets one batch to see whether it is good again"
+            text = f"{host} is under quarantine, but gets one batch now to show that it is good"
             self._note(NoteKind.QUARANTINE, text, host, trial=True)
         if any(
             state.worker and name not in self._reasons and name not in self._roster.refusals

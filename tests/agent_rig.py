@@ -69,7 +69,7 @@ class Agent:
             }
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "dask_runner.cluster.host_agent"],
+            [sys.executable, "-I", "-m", "dask_runner.cluster.host.host_agent"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -16,7 +16,7 @@ import msgspec
 
 from dask_runner.cluster.channel import AgentConfig
 from dask_runner.cluster.credentials import Credentials
-from dask_runner.cluster.host_operations import OPERATIONS, Context
+from dask_runner.cluster.host.operations import OPERATIONS, Context
 from dask_runner.cluster.interface import HostState
 from dask_runner.errors import ClusterError
 from dask_runner.files import path_to_text, text_to_path

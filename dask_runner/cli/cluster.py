@@ -21,8 +21,8 @@ from dask_runner.errors import (
 
 if TYPE_CHECKING:
     from dask_runner.cluster.control import Farewell
+    from dask_runner.cluster.manager.up import UpRequest
     from dask_runner.cluster.status import ClusterStatus
-    from dask_runner.cluster.up import UpRequest
 
 Name = Annotated[
     str | None, typer.Option("--name", help="Name of the cluster.", show_default="main")
@@ -82,8 +82,8 @@ def up(
             "cluster.dashboard": dashboard or None,
         },
     )
+    from dask_runner.cluster.manager.up import UpRequest
     from dask_runner.cluster.session import DEFAULT_NAME, LOCAL
-    from dask_runner.cluster.up import UpRequest
     from dask_runner.hostfile import load_hosts, select_hosts
 
     values = loaded.settings.cluster
@@ -102,7 +102,7 @@ def manage() -> None:
     """Be the manager of a cluster that `up --detach` starts; the request comes on stdin."""
     import msgspec
 
-    from dask_runner.cluster.up import UpRequest, bring_up
+    from dask_runner.cluster.manager.up import UpRequest, bring_up
 
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=UpRequest)
     bring_up(request, lambda _status: None)
@@ -111,7 +111,7 @@ def manage() -> None:
 def _foreground(request: "UpRequest") -> None:
     from rich.live import Live
 
-    from dask_runner.cluster.up import bring_up
+    from dask_runner.cluster.manager.up import bring_up
     from dask_runner.reports.terminal import render
 
     err.print(f"starting {len(request.hosts)} host(s); Ctrl-C ends the cluster")

@@ -210,7 +210,12 @@ def command(
 ) -> None:
     """Run any program as batches: `command -n 200 -- ./my_job.sh {index} {seed} {output}`."""
     loaded = options.settings_for(
-        settings, _run_overrides(slots, seed, attempts, timeout, memory), runs=runs
+        settings,
+        {
+            "cluster.name": cluster,
+            **_run_overrides(slots, seed, attempts, timeout, memory),
+        },
+        runs=runs,
     )
     from dask_runner.workloads.command import Command
 

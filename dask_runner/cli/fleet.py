@@ -25,8 +25,8 @@ from dask_runner.errors import EXIT_CLUSTER, EXIT_DONE, UsageError
 from dask_runner.hostfile import Host, load_hosts, select_hosts
 
 if TYPE_CHECKING:
-    from dask_runner.cluster.fleet import Ending, Filter
-    from dask_runner.cluster.ssh import Connector
+    from dask_runner.cluster.fleet.commands import Ending, Filter
+    from dask_runner.cluster.ssh.connector import Connector
     from dask_runner.settings import Settings
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class _Fleet:
 
     def run(self, action: "Callable[[Sequence[Host], Connector], Awaitable[T]]") -> T:
         """Do it with a connector, which is closed at the end."""
-        from dask_runner.cluster.ssh import Connector
+        from dask_runner.cluster.ssh.connector import Connector
 
         async def with_connector() -> T:
             cluster = self.settings.cluster
@@ -81,7 +81,7 @@ def ps(
     json: options.Json = False,
 ) -> None:
     """The processes of our clusters on each host."""
-    from dask_runner.cluster import fleet
+    from dask_runner.cluster.fleet import commands as fleet
 
     wanted = fleet.Filter(cluster=cluster, run=run)
     found = _Fleet(hostfile, hosts, settings).run(
@@ -115,7 +115,7 @@ def execute(
     that has ended by itself left in the background does. The exit code is the highest of all
     hosts; 6: a host was not reached, 124: it took too long.
     """
-    from dask_runner.cluster import fleet
+    from dask_runner.cluster.fleet import commands as fleet
 
     if shell and len(words) != 1:
         raise UsageError("--shell takes one line", hint="put it in quotes: --shell -- 'a | b'")
@@ -146,7 +146,7 @@ def tail(
     """Follow a file on all hosts, the log of a running batch on the host that has it, or what the
     agents and workers of the cluster that is up say (`agent`; a file of that name is `./agent`).
     """
-    from dask_runner.cluster import fleet
+    from dask_runner.cluster.fleet import commands as fleet
 
     chosen = _Fleet(hostfile, hosts, settings)
     if what == ["agent"]:
@@ -190,7 +190,7 @@ def kill(
     """End processes of our clusters: SIGTERM, then SIGKILL, until none is left. Asks before it ends
     those of a cluster that is up. Exit code 6 if any survives.
     """
-    from dask_runner.cluster import fleet
+    from dask_runner.cluster.fleet import commands as fleet
 
     if not (cluster or run or everything):
         raise UsageError(
@@ -223,7 +223,7 @@ def push(
     json: options.Json = False,
 ) -> None:
     """Copy a file or a folder to all hosts. Nothing there is replaced without --force."""
-    from dask_runner.cluster import fleet_files
+    from dask_runner.cluster.fleet import files as fleet_files
 
     copied = _Fleet(hostfile, hosts, settings).run(
         lambda hosts, connector: fleet_files.push(hosts, connector, local, remote, force=force)
@@ -244,7 +244,7 @@ def pull(
     """Copy a file or a folder from all hosts to LOCAL/HOST/. Nothing here is replaced without
     --force.
     """
-    from dask_runner.cluster import fleet_files
+    from dask_runner.cluster.fleet import files as fleet_files
 
     copied = _Fleet(hostfile, hosts, settings).run(
         lambda hosts, connector: fleet_files.pull(hosts, connector, remote, local, force=force)
@@ -256,7 +256,7 @@ def sweep(
     *, hostfile: Path | None, settings: Path | None, json: bool, everything: bool = False
 ) -> None:
     """What `down --sweep` does on the hosts and here. Exits with 6 if it could not do all."""
-    from dask_runner.cluster import fleet
+    from dask_runner.cluster.fleet import commands as fleet
 
     chosen = _Fleet(hostfile, "", settings)
     killed = chosen.run(
@@ -281,7 +281,7 @@ def _stream(
     nothing: str = "",
 ) -> None:
     """Show what comes from the hosts as it comes (or all of it as JSON at the end), and exit."""
-    from dask_runner.cluster import fleet
+    from dask_runner.cluster.fleet import commands as fleet
 
     said: dict[tuple[str, bool], bytearray] = {}
     shown = PrefixedOutput([host.address for host in chosen.hosts])
@@ -340,7 +340,7 @@ def _attempt(words: list[str]) -> tuple[str, int]:
 
 
 def _ask_first(chosen: _Fleet, wanted: "Filter") -> None:
-    from dask_runner.cluster import fleet
+    from dask_runner.cluster.fleet import commands as fleet
 
     found = chosen.run(lambda hosts, connector: fleet.processes(hosts, connector, wanted))
     living = [(one.host, process) for one in found for process in one.processes if process.up]

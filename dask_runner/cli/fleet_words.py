@@ -11,8 +11,8 @@ from dask_runner.cli.console import err, escape, out, print_json
 from dask_runner.errors import EXIT_CLUSTER, EXIT_DONE
 
 if TYPE_CHECKING:
-    from dask_runner.cluster.fleet import Ending, Found, HostProcess, Killed
-    from dask_runner.cluster.fleet_files import Copied
+    from dask_runner.cluster.fleet.commands import Ending, Found, HostProcess, Killed
+    from dask_runner.cluster.fleet.files import Copied
 
 _SHOWN = 20
 

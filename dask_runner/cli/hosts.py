@@ -11,9 +11,9 @@ from dask_runner.cli.console import err, escape, report
 from dask_runner.errors import EXIT_CLUSTER
 
 if TYPE_CHECKING:
-    from dask_runner.cluster.host_keys import ShownKey
-    from dask_runner.cluster.host_report import HostReport, TrustedHost
-    from dask_runner.cluster.ssh import Connector
+    from dask_runner.cluster.ssh.connector import Connector
+    from dask_runner.cluster.ssh.host_keys import ShownKey
+    from dask_runner.cluster.ssh.report import HostReport, TrustedHost
     from dask_runner.hostfile import Host
     from dask_runner.settings import Settings
 
@@ -82,7 +82,7 @@ def _hosts(settings: "Settings", pattern: str) -> "tuple[Host, ...]":
 
 
 def _connector(settings: "Settings") -> "Connector":
-    from dask_runner.cluster.ssh import Connector
+    from dask_runner.cluster.ssh.connector import Connector
 
     cluster = settings.cluster
     return Connector(handshakes=cluster.handshakes, timeout=cluster.connect_timeout)
@@ -91,7 +91,7 @@ def _connector(settings: "Settings") -> "Connector":
 async def _check(
     settings: "Settings", hosts: "tuple[Host, ...]", folder: Path | None
 ) -> "list[HostReport]":
-    from dask_runner.cluster.preflight import examine_all, expecting
+    from dask_runner.cluster.ssh.preflight import examine_all, expecting
     from dask_runner.execution.numerics import cached_selftest
 
     err.print(f"looking at {len(hosts)} hosts ...")
@@ -118,8 +118,8 @@ def _nearest(folder: Path) -> Path:
 
 def _trust(settings: "Settings", hosts: "tuple[Host, ...]", *, yes: bool) -> "list[TrustedHost]":
     """Show, ask and record until nothing new appears: behind each bastion there may be more."""
-    from dask_runner.cluster import trusting
-    from dask_runner.cluster.host_keys import record
+    from dask_runner.cluster.ssh import trusting
+    from dask_runner.cluster.ssh.host_keys import record
 
     recorded: set[str] = set()
     while True:

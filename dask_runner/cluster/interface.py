@@ -46,7 +46,7 @@ class HostState(Struct, frozen=True, kw_only=True):
 class Transfer(Protocol):
     """A way to hosts for what does not pass through Dask: files. All calls return at once.
 
-    `ask` has the host's agent do an operation (cluster/host_operations.py) and gives its value;
+    `ask` has the host's agent do an operation (cluster/host/operations.py) and gives its value;
     `push` copies a local file or folder to a path on the host; `fetch` copies a file or folder of
     the host to a local path. Futures raise ClusterError with the cause.
     """

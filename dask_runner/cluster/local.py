@@ -96,7 +96,7 @@ class LocalCluster:
     def _start(self) -> None:
         nonce = secrets.token_hex(16)
         self._agent = subprocess.Popen(
-            [sys.executable, "-I", "-m", "dask_runner.cluster.host_agent"],
+            [sys.executable, "-I", "-m", "dask_runner.cluster.host.host_agent"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -28,6 +28,13 @@ from dask_runner.reports.listing import Driver
 from dask_runner.summary import Cause, Summary, causes, rerun_command, summarize
 
 _EDGE = 2
+_ON_HOSTS = {
+    NoteKind.QUARANTINE,
+    NoteKind.TRUSTED,
+    NoteKind.LOST_HOST,
+    NoteKind.REFUSED,
+    NoteKind.POISON,
+}
 
 
 class RunDetail(Struct, frozen=True, kw_only=True):
@@ -106,13 +113,15 @@ def run_detail(state: RunState, driver: Driver | None) -> RunDetail:
 
 class Errors(Struct, frozen=True, kw_only=True):
     """The failed batches of a run by cause, the most frequent first. `failed_attempts` counts also
-    those after which a batch was tried again.
+    those after which a batch was tried again; `hosts` are the notes on hosts and on what was held
+    against them, or not.
     """
 
     timestamp: str
     failed: int
     failed_attempts: int
     causes: tuple[Cause, ...]
+    hosts: tuple[Note, ...]
     rerun: str
 
 
@@ -123,6 +132,7 @@ def errors_of(state: RunState) -> Errors:
         failed=state.failed.batches,
         failed_attempts=sum(host.failed for host in state.hosts.values()),
         causes=causes(state),
+        hosts=tuple(note for note in state.notes if note.kind in _ON_HOSTS),
         rerun=rerun_command(state),
     )
 

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from dask_runner.cluster.host_report import HostReport, TrustedHost
+from dask_runner.cluster.ssh.report import HostReport, TrustedHost
 
 
 class HostChecks(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from typing import Final
 
 from rich.text import Text
 
-from dask_runner.cluster.host_report import Check, HostReport
+from dask_runner.cluster.ssh.report import Check, HostReport
 from dask_runner.reports.host_checks import HostChecks, HostKeys
 from dask_runner.reports.layout import Pieces, cell, plural, table
 

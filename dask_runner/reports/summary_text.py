@@ -4,11 +4,22 @@ from rich.text import Text
 
 from dask_runner.progress import duration
 from dask_runner.reports.detail import Errors
-from dask_runner.reports.layout import Pieces, cell, fields, more, plural, size, table, verdict
+from dask_runner.reports.layout import (
+    Pieces,
+    cell,
+    fields,
+    moment,
+    more,
+    plural,
+    size,
+    table,
+    verdict,
+)
 from dask_runner.summary import Cause, HostSummary, Summary
 
 _CAUSES_SHOWN = 10
 _HOSTS_SHOWN = 20
+_NOTES_SHOWN = 20
 _VERDICTS = {
     "done": "done: every batch is done",
     "failed": "failed: every batch was tried, some failed",
@@ -135,7 +146,7 @@ def errors(view: Errors) -> Pieces:
             if view.failed_attempts
             else ""
         )
-        return [cell(f"run {view.timestamp}: no failed batches{again}")]
+        return [cell(f"run {view.timestamp}: no failed batches{again}"), *_host_notes(view)]
     pieces: Pieces = [
         cell(
             f"run {view.timestamp}: {plural(view.failed, 'failed batch')} in "
@@ -145,7 +156,16 @@ def errors(view: Errors) -> Pieces:
     ]
     for cause in view.causes:
         pieces += [Text(), *_cause(view.rerun, cause)]
-    return [*pieces, Text(), *_next(view.rerun)]
+    return [*pieces, Text(), *_host_notes(view), *_next(view.rerun)]
+
+
+def _host_notes(view: Errors) -> Pieces:
+    """What was held against hosts, or against batches and not the hosts; the latest."""
+    shown = view.hosts[-_NOTES_SHOWN:]
+    return [
+        *more(len(shown), len(view.hosts), "notes on hosts: see `dask-runner show`"),
+        *(cell(f"{moment(note.time)}  {note.kind}: {note.text}") for note in shown),
+    ]
 
 
 def _cause(rerun: str, cause: Cause) -> Pieces:

@@ -13,6 +13,7 @@ stdout. Started as root, so that it finds its modules; what it tries, it tries a
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import pickle
@@ -23,7 +24,6 @@ import tempfile
 from pathlib import Path
 
 from distributed.comm import connect
-from distributed.protocol import Serialize  # noqa: F401 - imported while it can be
 
 PATIENCE = 2.0
 
@@ -44,29 +44,28 @@ def context(credentials):
 async def attempt(target, port, manner, tls, code):
     """Have the expression evaluated, as scheduler and worker do for a client of theirs."""
     answer = None
-    scheme, options = ("tls", {"ssl_context": tls}) if tls else ("tcp", {})
-    host = f"[{target}]" if ":" in target else target
     for operation in ("run", "run_function"):
-        message = {
-            "op": operation,
-            "function": pickle.dumps(eval),
-            "args": pickle.dumps((code,)),
-            "reply": True,
-        }
-        try:
-            comm = await connect(f"{scheme}://{host}:{port}", timeout=PATIENCE, **options)
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await comm.write(message)
-                    reply = await comm.read()
-            finally:
-                comm.abort()
-        except OSError:  # also TimeoutError and CommClosedError
-            continue
-        if isinstance(reply, dict) and reply.get("status") == "OK":
-            reply = getattr(reply["result"], "data", reply["result"])
-        answer = answer or json.loads(json.dumps(reply, default=str))
+        # What is no Dask, but is talked to as if it were, raises all kinds of errors here.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(2 * PATIENCE):
+                reply = await evaluate(target, port, operation, tls, code)
+            answer = answer or json.loads(json.dumps(reply, default=str))
     return {"target": target, "port": port, "manner": manner, "answer": answer}
+
+
+async def evaluate(target, port, operation, tls, code):
+    """The answer of a Dask server. Raises an error if there is none."""
+    scheme, options = ("tls", {"ssl_context": tls}) if tls else ("tcp", {})
+    comm = await connect(f"{scheme}://{target}:{port}", timeout=PATIENCE, **options)
+    try:
+        words = {"function": pickle.dumps(eval), "args": pickle.dumps((code,))}
+        await comm.write({"op": operation, **words, "reply": True})
+        reply = await comm.read()
+    finally:
+        comm.abort()
+    if isinstance(reply, dict) and reply.get("status") == "OK":
+        return getattr(reply["result"], "data", reply["result"])
+    return reply
 
 
 async def get(target, port, path):
@@ -119,6 +118,7 @@ async def main(wishes):
 
 
 if __name__ == "__main__":
+    import faulthandler; faulthandler.dump_traceback_later(20, exit=True)
     wanted = json.load(sys.stdin)
     uid = int(sys.argv[1])
     if uid:

@@ -207,7 +207,7 @@ def test_nothing_goes_on_when_the_command_ends_early(crowd, tmp_path, ending):
 def test_a_host_that_is_cut_off_ends_the_command_and_is_given_up(pair):
     department, product = pair
     program = (
-        "import sys, dask_runner.cluster.host_script as script\n"
+        "import sys, dask_runner.cluster.fleet.script as script\n"
         "from dask_runner.cli import main\n"
         "script.LEASE = 4\n"
         "sys.argv[0] = 'dask-runner'\n"
@@ -434,7 +434,7 @@ class RemoteAgent:
         self.host = department[name]
         self.cluster = cluster
         marks = [f"DASK_RUNNER_CLUSTER={cluster}", f"DASK_RUNNER_HOST={name}"]
-        words = [sys.executable, "-I", "-m", "dask_runner.cluster.host_agent"]
+        words = [sys.executable, "-I", "-m", "dask_runner.cluster.host.host_agent"]
         self.ssh = subprocess.Popen(
             department.ssh(name, "exec", "/usr/bin/env", *marks, *words),
             env=department.environment,
@@ -469,7 +469,7 @@ class RemoteAgent:
     def agent(self):
         mine = self.processes
         for pid in mine:
-            if b"dask_runner.cluster.host_agent" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"dask_runner.cluster.host.host_agent" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
         raise AssertionError(mine)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dask_runner.cluster.preflight import examine, expecting
-from dask_runner.cluster.ssh import Connector
+from dask_runner.cluster.ssh.connector import Connector
+from dask_runner.cluster.ssh.preflight import examine, expecting
 from dask_runner.hostfile import Host
 
 CHECKS = {"name", "port", "host-key", "login", "python", "packages", "import path", "scratch"}
@@ -205,7 +205,7 @@ def test_a_host_cut_off_or_hanging_while_it_is_examined_is_bounded(
     for name, value in department.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    monkeypatch.setattr("dask_runner.cluster.preflight._PATIENCE", 2.0)
+    monkeypatch.setattr("dask_runner.cluster.ssh.preflight._PATIENCE", 2.0)
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho stuck in NFS >&2\nexec sleep 1000\n")
     python.chmod(0o755)

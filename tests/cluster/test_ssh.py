@@ -13,7 +13,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from dask_runner.cluster.ssh import ConnectError, Connector, python_of, remote_command
+from dask_runner.cluster.ssh.connector import ConnectError, Connector, python_of, remote_command
 from dask_runner.hostfile import Host
 
 # What a shell could take for something else; the words must arrive as they are.

@@ -3,10 +3,12 @@
 The manifest and the publisher are real; the cluster is a stand-in that answers as it is told.
 """
 
+import queue
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as ConcurrentFuture
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from dask_runner.publish import Publisher
 from dask_runner.roster import Bits
 from dask_runner.run_folder import RunFolder
 from dask_runner.staging import Room, Staging
+from dask_runner.transport import Events, put_note
 
 Answer = Callable[[Group], list[Outcome] | None]
 
@@ -189,12 +192,14 @@ def dispatch(
     staging: Any = None,
     **rules: Any,
 ) -> None:
-    note = manifest.record
+    events: Events = queue.SimpleQueue()
+    note = partial(put_note, events)
     Dispatcher(
         manifest=manifest,
         publisher=Publisher(manifest.folder, manifest),
         cluster=cluster,
         staging=staging or Staging(mode="auto", folder=manifest.folder, transfer=None, note=note),
+        events=events,
         spec=manifest.state.header.workload,
         bits=Bits([], accept=False),
         policy=Policy(

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_runner.cli.prefixing import PrefixedOutput
-from dask_runner.cluster import exec_script, fleet
-from dask_runner.cluster.ssh import Connector
+from dask_runner.cluster.fleet import commands as fleet
+from dask_runner.cluster.fleet import exec_script
+from dask_runner.cluster.ssh.connector import Connector
 from dask_runner.errors import ClusterError, UsageError
 from dask_runner.hostfile import Host, parse_hosts, select_hosts
 
@@ -238,7 +239,7 @@ def test_an_agent_is_supervised_while_somebody_holds_its_stdin():
     """Its parent is gone, but its pipe is open: so is whoever uses it."""
     cluster = f"test-{os.getpid()}-1"
     program = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    words = [sys.executable, "-c", program, "dask_runner.cluster.host_agent"]
+    words = [sys.executable, "-c", program, "dask_runner.cluster.host.host_agent"]
     starter = subprocess.Popen(
         # A command in the background has no stdin unless it is told which.
         ["sh", "-c", 'exec 3<&0; "$@" <&3 & exit', "sh", *words],

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from dask_runner.cluster import children
 from dask_runner.cluster.channel import AgentConfig, Event
-from dask_runner.cluster.children import Delay, Hands
 from dask_runner.cluster.credentials import Credentials
-from dask_runner.cluster.outbox import Outbox
-from dask_runner.cluster.worker_keeper import WorkerKeeper
+from dask_runner.cluster.host import children
+from dask_runner.cluster.host.children import Delay, Hands
+from dask_runner.cluster.host.outbox import Outbox
+from dask_runner.cluster.host.worker_keeper import WorkerKeeper
 
 READY = """print('{"kind": "worker"}')"""
 FAILS = "raise SystemExit(3)"

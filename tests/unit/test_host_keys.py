@@ -6,7 +6,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from dask_runner.cluster.host_keys import ShownKey, judge, lookup, record, recorded_name
+from dask_runner.cluster.ssh.host_keys import ShownKey, judge, lookup, record, recorded_name
 
 KEYS = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(3)]
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from dask_runner.cluster.channel import Politeness
-from dask_runner.cluster.politeness import (
+from dask_runner.cluster.host.politeness import (
     LoadOfOthers,
     Manners,
     Observer,

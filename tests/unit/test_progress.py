@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reading_runs import cluster_note, create, start, succeed
 from rich.console import Console
 
-from dask_runner.manifest import read_state
+from dask_runner.manifest import Note, NoteKind, read_state
 from dask_runner.progress import (
     LiveProgress,
     Pace,
@@ -226,3 +226,50 @@ def test_printable_is_one_line_without_control_characters(text):
     assert shown.isprintable()
     assert len(shown) == len(text)
     assert all(new == old for new, old in zip(shown, text, strict=True) if old.isprintable())
+
+
+def host_note(kind, host, **data):
+    return Note(kind=kind, text=f"{host}: {kind}", data={"host": host, **data})
+
+
+def test_snapshot_from_a_manifest_knows_who_came_who_went_and_who_is_distrusted(tmp_path):
+    with create(tmp_path, 6) as manifest:
+        manifest.record(cluster_note(tev1=2, tev2=4))
+        manifest.record(
+            host_note(NoteKind.QUARANTINE, "tev1"),
+            host_note(NoteKind.LOST_HOST, "tev1"),
+            host_note(NoteKind.JOINED, "tev1", slots=2),
+            host_note(NoteKind.LOST_HOST, "tev2"),
+            host_note(NoteKind.JOINED, "tev3", slots=8),
+        )
+        before = snapshot(read_state(manifest.folder.manifest), elapsed=3.0)
+        manifest.record(host_note(NoteKind.TRUSTED, "tev1"))
+        manifest.record(host_note(NoteKind.JOINED, "tev2", slots=4))
+        after = snapshot(read_state(manifest.folder.manifest), elapsed=3.0)
+    assert before.hosts == {"tev1": (0, 2), "tev3": (0, 8)}
+    assert before.troubles == {"tev1": "tev1: quarantine", "tev2": "tev2: lost-host"}
+    assert after.hosts == {"tev1": (0, 2), "tev2": (0, 4), "tev3": (0, 8)}
+    assert after.troubles == {}
+
+
+def test_hosts_without_batches_are_named_with_the_reason_and_once_in_plain_lines():
+    out, clock = console(), Clock()
+    troubles = {"tev1": "quarantine: [bold]", "tev2": "memory above 90 %"}
+    with PlainProgress(out, clock=clock) as progress:
+        progress.say("using cluster main: 2 hosts, 8 slots")
+        for step in range(3):
+            clock.now += 10
+            progress.update(state(step, elapsed=step, troubles=troubles, waiting="for hosts"))
+    text = lines(out)
+    assert text[0] == "using cluster main: 2 hosts, 8 slots"
+    assert text.count("no batches to tev1: quarantine: [bold]") == 1
+    assert text.count("no batches to tev2: memory above 90 %") == 1
+    assert text[-1].endswith("| waiting: for hosts")
+    view = console(width=60)
+    many = {f"tev{number}": "full" for number in range(8)}
+    view.print(live_view(state(1, troubles=many, waiting="for hosts"), Pace()))
+    shown = view.file.getvalue()
+    assert "no batches to tev4: full" in shown
+    assert "tev5" not in shown
+    assert "3 more hosts" in shown
+    assert "waiting: for hosts" in shown

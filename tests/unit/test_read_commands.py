@@ -295,9 +295,19 @@ def test_unknown_run_batch_attempt(call, two_runs):
     assert "has no attempt 3" in err
 
 
+def test_errors_tell_what_was_held_against_hosts(call, tmp_path):
+    text = "tev9 is under quarantine: 3 failures in a row there [x]"
+    with create(tmp_path / "runs", 1) as manifest:
+        manifest.record(Note(kind=NoteKind.QUARANTINE, text=text, data={"host": "tev9"}))
+    (note,) = parsed(call("errors", FIRST, "--json"))["hosts"]
+    assert note["data"] == {"host": "tev9"}
+    assert text in call("errors", FIRST)[1]
+    assert text in call("show", FIRST)[1]
+
+
 def test_errors(call, two_runs):
     answer = parsed(call("errors", SECOND, "--json"))
-    assert set(answer) == {"timestamp", "failed", "failed_attempts", "causes", "rerun"}
+    assert set(answer) == {"timestamp", "failed", "failed_attempts", "causes", "hosts", "rerun"}
     assert (answer["failed"], answer["failed_attempts"]) == (2, 3)
     first, second = answer["causes"]
     assert set(first) == {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_runner.cluster.ssh import is_local, python_of, remote_command
+from dask_runner.cluster.ssh.connector import is_local, python_of, remote_command
 from dask_runner.hostfile import Host
 
 HOST = Host(address="tev01")

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_runner.cluster.shares import shares
+from dask_runner.cluster.manager.shares import shares
 
 HOSTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 9), max_size=6)
 RUNS = st.dictionaries(st.sampled_from("rstu"), st.integers(0, 60), min_size=1, max_size=4)

@@ -221,7 +221,7 @@ def test_a_stale_file_at_the_same_path_is_not_the_input(world):
 
 def test_a_folder_that_cannot_be_written_is_not_shared(world, monkeypatch):
     host = world.host(sees=(world.driver,))
-    monkeypatch.setattr("dask_runner.cluster.host_operations._writable", lambda folder: False)
+    monkeypatch.setattr("dask_runner.cluster.host.operations._writable", lambda folder: False)
     room = wait(world.staging(host).room(host.state, group(0)))
     assert text_to_path(room.attempts_folder).is_relative_to(host.folder)
 
@@ -231,7 +231,7 @@ def test_shared_refuses_a_host_that_does_not_share_with_the_reason(world, case, 
     sees = {"outputs": (), "inputs": (world.run.path,), "read-only": (world.driver,)}[case]
     host = world.host(sees=sees)
     if case == "read-only":
-        monkeypatch.setattr("dask_runner.cluster.host_operations._writable", lambda folder: False)
+        monkeypatch.setattr("dask_runner.cluster.host.operations._writable", lambda folder: False)
     room = world.staging(host, mode="shared").room(host.state, group(0, world.input()))
     words = {
         "outputs": "a does not see .*attempts",
@@ -572,7 +572,7 @@ def test_what_a_host_cannot_fetch_is_copied_from_here_and_that_is_noted(world, w
     def cut_off(url: str, target: Path) -> None:
         raise BadInputError(f"{url}: cannot be fetched: no route")
 
-    monkeypatch.setattr("dask_runner.cluster.host_cache.downloads.fetch", cut_off)
+    monkeypatch.setattr("dask_runner.cluster.host.cache.downloads.fetch", cut_off)
     copy = world.folder / "copy"
     copy.mkdir()
     (copy / "e.root").write_bytes(b"events of the web")

@@ -12,10 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
-from dask_runner.cluster import probe_script
-from dask_runner.cluster.host_report import Check, DoubtfulPath, HostFacts, HostReport
-from dask_runner.cluster.probe import OldPythonError, Request, probe_local
-from dask_runner.cluster.verdicts import Expected, judge, refuse_twins, token_lifetime
+from dask_runner.cluster.ssh import probe_script
+from dask_runner.cluster.ssh.probe import OldPythonError, Request, probe_local
+from dask_runner.cluster.ssh.report import Check, DoubtfulPath, HostFacts, HostReport
+from dask_runner.cluster.ssh.verdicts import Expected, judge, refuse_twins, token_lifetime
 from dask_runner.errors import ClusterError
 from dask_runner.hostfile import Host
 from dask_runner.reports import host_checks_text, terminal

@@ -1,0 +1,1 @@
+"""The hosts as one: commands, files and processes on all of them."""

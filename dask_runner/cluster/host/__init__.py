@@ -1,0 +1,1 @@
+"""What runs on a host: the agent, and the Dask processes below it. Knows no SSH."""

@@ -1,0 +1,76 @@
+"""How a host is, measured: load, memory, scratch space, users; and what follows for batches.
+
+Everything here may wait for a file server, so it runs in a thread of its own.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from dask_runner.cluster.channel import AgentConfig, SlotReport, Vitals
+from dask_runner.cluster.host.politeness import Manners, Observer, logins
+from dask_runner.execution import process_tree
+from dask_runner.execution.lease import now
+
+_GIGA: Final = 1e9
+_MEGA: Final = 1e6
+
+
+class Physician:
+    """Examines this host for the agent that is configured so; `folder` is its private one."""
+
+    def __init__(self, config: AgentConfig, folder: Path) -> None:
+        self._config = config
+        self._folder = folder
+        self._manners = Manners(config.politeness)
+        self._observer = Observer(os.getpid())
+
+    def examine(self, slots: Sequence[SlotReport]) -> Vitals:
+        """All that is measured; `slots` are the busy ones."""
+        total, free = memory()
+        scratch = os.statvfs(self._folder)
+        scratch_free = scratch.f_bavail * scratch.f_frsize
+        paused = self._manners.reason(self._observer.scene()) if self._manners.any else ""
+        return Vitals(
+            reading=now(),
+            load=os.getloadavg()[0],
+            cores=os.cpu_count() or 0,
+            memory_free=free,
+            memory_total=total,
+            scratch_free=scratch_free,
+            users=tuple(sorted({user for user, _ in logins()})),
+            refusal=paused or self._short_of_memory(total, free, slots) or self._full(scratch_free),
+            paused=paused,
+            slots=tuple(slots),
+        )
+
+    def _short_of_memory(self, total: int, free: int, slots: Sequence[SlotReport]) -> str:
+        ceiling = self._config.memory_ceiling
+        limit = self._config.memory
+        if not limit:
+            share = 1 - free / total if total else 0.0
+            return f"memory {share:.0%} used" if share > ceiling else ""
+        used = sum(slot.rss for slot in slots)
+        if used > ceiling * limit:
+            # The sum counts what batches share for each of them: now it is worth to look closely.
+            trees = [pid for slot in slots for pid in process_tree.descendants(slot.pid)]
+            used = process_tree.proportional([*(slot.pid for slot in slots), *trees])
+        if used <= ceiling * limit:
+            return ""
+        return f"batches use {used / _GIGA:.1f} of {limit / _GIGA:.1f} GB"
+
+    def _full(self, scratch_free: int) -> str:
+        if scratch_free >= self._config.scratch_floor:
+            return ""
+        return f"scratch has only {scratch_free / _MEGA:.0f} MB free"
+
+
+def memory(table: Path = Path("/proc/meminfo")) -> tuple[int, int]:
+    """Total and available memory of this host in bytes."""
+    found = {}
+    for line in table.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in {"MemTotal", "MemAvailable"}:
+            found[name] = int(value.split()[0]) * 1024
+    return found.get("MemTotal", 0), found.get("MemAvailable", 0)

@@ -1,0 +1,1 @@
+"""What `dask-runner up` keeps running: the hosts, the scheduler, the runs that are attached."""

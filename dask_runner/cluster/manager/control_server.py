@@ -1,0 +1,159 @@
+"""The manager's unix socket: takes requests of the commands and of the runs that are attached.
+
+Who can connect is decided by the folder that it is in, which is ours alone. Each connection may
+have many requests at work; what fails is answered, and ends nothing else.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+import msgspec
+from msgspec import Struct
+
+from dask_runner.cluster import control
+from dask_runner.cluster.control import Reply
+from dask_runner.cluster.manager import copying
+from dask_runner.cluster.manager.manager import AttachedRun, Manager
+from dask_runner.errors import ClusterError, RunnerError, UsageError
+from dask_runner.files import text_to_path
+from dask_runner.hostfile import parse_hosts
+
+_log = logging.getLogger(__name__)
+
+# Changes come in bursts when hosts come up; a view for each of them would be waste.
+_PUSH_EVERY = 0.05
+
+
+class ControlServer:
+    """Serves `manager` on a listening socket; `on_down` is called when somebody wants its end."""
+
+    def __init__(self, manager: Manager, on_down: Callable[[str], None]) -> None:
+        self._manager = manager
+        self._on_down = on_down
+        self._waiting_for_end: list[tuple[asyncio.StreamWriter, int]] = []
+
+    async def start(self, listener: socket.socket) -> asyncio.AbstractServer:
+        listener.setblocking(False)
+        return await asyncio.start_unix_server(self._serve, sock=listener, limit=control.LONGEST)
+
+    async def say_farewell(self, farewell: control.Farewell) -> None:
+        """Answer those who asked for the end."""
+        for writer, number in self._waiting_for_end:
+            await _send(writer, Reply(id=number, value=msgspec.to_builtins(farewell)))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _Connection(self._manager, writer)
+        try:
+            while line := await reader.readline():
+                request = control.decode_request(line)
+                if isinstance(request, control.Down):
+                    self._waiting_for_end.append((writer, request.id))
+                    self._on_down("`dask-runner down`")
+                else:
+                    connection.take(request)
+        except (ConnectionError, msgspec.DecodeError, ValueError) as error:
+            _log.info("control connection: %s", error)
+        finally:
+            connection.close()
+            if all(writer is not waiting for waiting, _ in self._waiting_for_end):
+                writer.close()
+
+
+class _Connection:
+    """One client: its requests at work, and the run it is the driver of."""
+
+    def __init__(self, manager: Manager, writer: asyncio.StreamWriter) -> None:
+        self._manager = manager
+        self._writer = writer
+        self._run: AttachedRun | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, request: control.Request) -> None:
+        """Act on a request; those with an answer get it from a task of their own."""
+        manager, run = self._manager, self._run
+        if isinstance(request, control.CancelRun):
+            manager.cancel(request.run)
+        elif isinstance(request, control.Demand):
+            if run is not None and run.demand != request.slots:
+                run.demand = request.slots
+                manager.changed()
+        elif isinstance(request, control.Announce):
+            if run is not None:
+                manager.announce(run, request.host, request.text)
+        else:
+            self._begin(self._answer(request))
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._manager.detach(self._run)
+        for task in self._tasks:
+            task.cancel()
+
+    def _begin(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, request: Any) -> None:
+        try:
+            value = await self._value(request)
+            reply = Reply(id=request.id, value=value)
+        except RunnerError as error:
+            reply = Reply(id=request.id, error=error.message, hint=error.hint)
+        except (OSError, asyncssh.Error) as error:
+            reply = Reply(id=request.id, error=f"{type(error).__name__}: {error}")
+        await _send(self._writer, reply)
+
+    async def _value(self, request: Any) -> Any:
+        manager = self._manager
+        if isinstance(request, control.GetStatus):
+            return msgspec.to_builtins(manager.status())
+        if isinstance(request, control.Attach):
+            return self._attach(request)
+        if isinstance(request, control.Ask):
+            return await manager.ask(request.host, request.operation, request.arguments)
+        if isinstance(request, control.Copy):
+            here = text_to_path(request.here)
+            link = manager.link(request.host)
+            return await copying.copy(link, here=here, there=request.there, fetch=request.fetch)
+        if isinstance(request, control.Add):
+            return self._add(request)
+        if isinstance(request, control.Drain):
+            manager.link(request.host).drain()
+            return None
+        raise UsageError(f"unknown request {type(request).__name__}")
+
+    def _attach(self, request: control.Attach) -> str:
+        if self._run is not None:
+            raise ClusterError("this connection has a run already")
+        run = self._run = AttachedRun(request.run, request.pid)
+        self._manager.attach(run)
+        self._begin(self._push(run))
+        return self._manager.site.cluster
+
+    def _add(self, request: control.Add) -> list[str]:
+        known = {link.name: link.host for link in self._manager.links()}
+        hosts = parse_hosts(request.hosts, "hosts add")
+        # A known host keeps what the hostfile said of it.
+        return self._manager.add([known.get(host.address, host) for host in hosts])
+
+    async def _push(self, run: AttachedRun) -> None:
+        """Send a view whenever something changed."""
+        while True:
+            await run.changed.wait()
+            run.changed.clear()
+            await _send(self._writer, self._manager.view(run))
+            await asyncio.sleep(_PUSH_EVERY)
+
+
+async def _send(writer: asyncio.StreamWriter, message: Struct) -> None:
+    try:
+        writer.write(control.encode_line(message))
+        await writer.drain()
+    except ConnectionError:
+        # It is gone; the reader of this connection learns that too.
+        return

@@ -1,0 +1,390 @@
+"""One host in the manager: dialled, checked, its agent started, watched, dialled again.
+
+Owns what is known of the host and when its batches count as dead. Its processes are known to be
+dead when its agent says so, when a new agent has swept, or when the lease is over; only then does
+`worker` become empty, and its batches may run elsewhere.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import asyncssh
+
+from dask_runner.cluster.channel import Echo, Event, Restart, Vitals
+from dask_runner.cluster.interface import HostState
+from dask_runner.cluster.manager import tunnel
+from dask_runner.cluster.manager.agent_link import AgentLink, start_piped, start_remote
+from dask_runner.cluster.manager.site import Place, Site
+from dask_runner.cluster.ssh.connector import is_local, python_of, remote_command
+from dask_runner.cluster.ssh.preflight import HostReport
+from dask_runner.cluster.status import HostStatus, Phase
+from dask_runner.errors import ClusterError
+from dask_runner.hostfile import Host
+
+_log = logging.getLogger(__name__)
+
+# The time a host needs to kill its batches once its lease is over.
+_MARGIN = 2.0
+# An agent that has not said anything after so long (imports on a slow disk) is given up.
+_START_PATIENCE = 60.0
+_REDIAL = 2.0
+_BACKOFF = (2.0, 60.0)
+_GOOD_TIME = 60.0
+_LATEST = 5
+_END_PATIENCE = 15.0
+
+
+class HostLink:
+    """The life of one host, until `end`. `check` examines the host and gives its report and the
+    open connection (None for this machine).
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        site: Site,
+        check: Callable[[Host], Awaitable[tuple[HostReport, asyncssh.SSHClientConnection | None]]],
+    ) -> None:
+        self.host = host
+        self.name = host.address
+        self.phase = Phase.WAITING
+        self.worker = ""
+        self.slots = 0
+        self.auto = False
+        self.numerics = ""
+        self.announced: dict[str, str] = {}
+        self.confirmed = True
+        self._site = site
+        self._check = check
+        self._since = time.monotonic()
+        self._reason = self._hint = ""
+        self._final = False
+        self._report: HostReport | None = None
+        self._vitals = Vitals(reading=0.0)
+        self._memory_free = 0
+        self._errors: deque[str] = deque(maxlen=_LATEST)
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._agent: AgentLink | None = None
+        self._tunnel: tunnel.Tunnel | None = None
+        self._place = Place(bind="", scheduler="")
+        self._fence: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        self._ending = asyncio.Event()
+        self._draining = False
+        self._sftp: asyncssh.SFTPClient | None = None
+
+    # ------------------------------------------------------------------ what others see
+
+    @property
+    def settled(self) -> bool:
+        """False as long as it is open whether the host comes up."""
+        return self.phase not in {Phase.WAITING, Phase.CONNECTING, Phase.STARTING}
+
+    @property
+    def has_agent(self) -> bool:
+        """True if there is somebody to hang up on."""
+        return self._agent is not None
+
+    def state(self, share: int) -> HostState:
+        """The host for a run."""
+        return HostState(
+            name=self.name,
+            slots=self.slots,
+            share=share,
+            worker=self.worker,
+            numerics=self.numerics,
+            refusal="drained by the user" if self._draining else self._vitals.refusal,
+            auto=self.auto,
+            memory_free=self._memory_free,
+            local=is_local(self.host),
+        )
+
+    def status(self) -> HostStatus:
+        """The host for the user."""
+        facts = self._report.facts if self._report else None
+        vitals = self._vitals
+        return HostStatus(
+            name=self.name,
+            phase=self.phase,
+            since=time.monotonic() - self._since,
+            reason=self._reason,
+            hint=self._hint,
+            slots=self.slots,
+            auto=self.auto,
+            load=vitals.load,
+            cores=vitals.cores,
+            memory_free=vitals.memory_free,
+            memory_total=vitals.memory_total,
+            scratch_free=vitals.scratch_free,
+            users=vitals.users,
+            python=facts.python if facts else "",
+            version=facts.versions.get("dask-runner", "") if facts else "",
+            numerics=self.numerics,
+            tunnelled=self._tunnel is not None,
+            refusal=vitals.refusal,
+            paused=vitals.paused,
+            announced=tuple(f"run {run}: {text}" for run, text in self.announced.items()),
+            running=vitals.slots,
+            errors=tuple(self._errors),
+            warnings=self._warnings(),
+            log=str(self._site.folder.host_log(self.name)),
+        )
+
+    # ------------------------------------------------------------------ what others do
+
+    def retry(self) -> None:
+        """Try again now: after a drain, or whatever kept the host out."""
+        self._draining = self._final = False
+        if self.phase is Phase.LEFT_OUT:
+            self._enter(Phase.WAITING)
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Give it no new batches, and end its agent when those that run have ended."""
+        self._draining = True
+        if self.phase is Phase.UP:
+            self._enter(Phase.DRAINING)
+            self._end_if_drained()
+        elif self._agent is None:
+            self._enter(Phase.DRAINED)
+
+    def restart(self) -> None:
+        """The scheduler was started anew: its worker cannot return to it, a new one can."""
+        # The agent that has the scheduler itself knows.
+        if self._agent is not None and self._place.scheduler:
+            self._agent.tell(Restart(scheduler=self._place.scheduler))
+
+    def why_unconfirmed(self) -> str:
+        """What to say if its end was not seen."""
+        return f"{self._reason or 'no answer'}; what runs there ends within {self._site.lease:g} s"
+
+    def cancel(self, run: str) -> None:
+        if self._agent is not None:
+            self._agent.cancel(run)
+
+    def forget(self, run: str) -> None:
+        if self._agent is not None:
+            self._agent.forget(run)
+
+    async def ask(self, operation: str, arguments: dict[str, Any]) -> Any:
+        """Have its agent do an operation. Raises ClusterError."""
+        if self._agent is None:
+            raise ClusterError(f"{self.name} is not up ({self.phase})")
+        try:
+            return await self._agent.call(operation, arguments)
+        except ClusterError as error:
+            raise ClusterError(f"{self.name}: {error.message}", hint=error.hint) from error
+
+    async def sftp(self) -> asyncssh.SFTPClient:
+        """A file transfer session on its connection. Raises ClusterError."""
+        if self._connection is None:
+            raise ClusterError(f"{self.name} is not connected ({self.phase})")
+        if self._sftp is None:
+            try:
+                self._sftp = await self._connection.start_sftp_client()
+            except (OSError, asyncssh.Error) as error:
+                raise ClusterError(
+                    f"{self.name}: no SFTP: {error}",
+                    hint="enable the sftp subsystem in its sshd, or use a shared folder",
+                ) from error
+        return self._sftp
+
+    def hang_up(self) -> None:
+        """End its agent, and do not dial again."""
+        self._ending.set()
+        self._wake.set()
+        if self._agent is not None:
+            self._agent.hang_up()
+        elif self.worker:
+            self.confirmed = False
+
+    # ------------------------------------------------------------------ its life
+
+    async def live(self) -> None:
+        """Dial until the end."""
+        pause = _BACKOFF[0]
+        while not self._ending.is_set():
+            began = time.monotonic()
+            try:
+                await self._once()
+            except (ClusterError, OSError, asyncssh.Error) as error:
+                final = getattr(error, "final", False)
+                self._leave_out(str(error), hint=getattr(error, "hint", ""), final=final)
+            if self._ending.is_set():
+                break
+            if self._draining:
+                self._enter(Phase.DRAINED)
+            pause = _BACKOFF[0] if time.monotonic() - began > _GOOD_TIME else pause
+            await self._pause(pause)
+            if self.phase is Phase.LEFT_OUT:
+                pause = min(pause * 2, _BACKOFF[1])
+        self._enter(Phase.ENDED)
+
+    async def _pause(self, seconds: float) -> None:
+        patience: float | None = seconds if self.phase is not Phase.LOST else _REDIAL
+        if self._final or self.phase is Phase.DRAINED:
+            patience = None  # until the user says so
+        self._wake.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), patience)
+
+    async def _once(self) -> None:
+        """One connection, from dialling to its end."""
+        # A host that is tried again stays what it is, with the reason, until that changes.
+        if self.phase not in {Phase.LOST, Phase.LEFT_OUT}:
+            self._enter(Phase.CONNECTING)
+        report, connection = await self._check(self.host)
+        try:
+            self._report = report
+            if not report.ok:
+                self._leave_out(report.why(), hint=report.fix(), final=report.final)
+                return
+            self._connection = connection
+            await self._run_agent(report)
+        finally:
+            self._connection = self._sftp = None
+            if self._tunnel is not None:
+                self._tunnel.close()
+                self._tunnel = None
+            if connection is not None:
+                connection.abort() if self.phase is Phase.LOST else connection.close()
+
+    async def _run_agent(self, report: HostReport) -> None:
+        assert report.facts is not None
+        self.slots, self.auto = self._site.slots(self.host, report.facts.cores)
+        self._memory_free = self._memory(report)
+        self._place, self._tunnel = await tunnel.place_of(self._site, report, self._connection)
+        if self.phase is not Phase.LOST:
+            self._enter(Phase.STARTING)
+        environment = self._site.environment(self.name)
+        if self._connection is None:
+            wire = await start_piped(environment)
+        else:
+            words = [python_of(self.host), "-I", "-m", "dask_runner.cluster.host.host_agent"]
+            command = remote_command(self.host, words, environment=environment)
+            wire = await start_remote(self._connection, command)
+        log = self._site.folder.host_log(self.name)
+        agent = self._agent = AgentLink(wire, log=log, on_event=self._on_event)
+        self._fence_in(_START_PATIENCE + self._site.lease)
+        try:
+            ending = await agent.run(
+                self._site.config(self.host, slots=self.slots, place=self._place)
+            )
+        finally:
+            self._agent = None
+        self._ended(ending, agent.tail)
+
+    def _memory(self, report: HostReport) -> int:
+        assert report.facts is not None
+        free = report.facts.memory_free
+        return min(free, self.host.memory * 1_000_000) if self.host.memory else free
+
+    def _ended(self, ending: str, tail: str) -> None:
+        """The agent's stream has ended; `ending` is "" if it killed all below it first."""
+        if self._ending.is_set() or (self._draining and not ending):
+            self.confirmed = not ending
+            self._set_worker("" if not ending else self.worker)
+            return
+        words = f"its agent ended ({ending or 'of itself'})"
+        last = tail.splitlines()[-1:] or [""]
+        self._note(f"{words}: {last[0]}" if last[0] else words)
+        if not ending:
+            self._set_worker("")
+        self._enter(Phase.LOST, self._errors[-1])
+
+    # ------------------------------------------------------------------ what its agent tells
+
+    def _on_event(self, event: Event) -> None:
+        if event.kind == "heartbeat" and event.vitals is not None:
+            self._beat(event.vitals)
+        elif event.kind == "folder":
+            # It comes after the new agent has killed what an old one left.
+            self._set_worker("")
+        elif event.kind == "scheduler":
+            self._site.scheduler_host = self._place.bind
+            self._site.on_scheduler(event.address, event.dashboard)
+        elif event.kind == "worker":
+            self.numerics = event.numerics
+            if self._tunnel is not None:
+                self._tunnel.worker_port = event.port
+            self._enter(Phase.DRAINING if self._draining else Phase.UP)
+            self._set_worker(event.address)
+        elif event.kind == "worker-died":
+            self._note(f"its worker died ({event.text}); another one is started")
+            self._enter(Phase.STARTING)
+            self._set_worker("")
+        elif event.kind == "error":
+            self._note(event.text)
+
+    def _beat(self, vitals: Vitals) -> None:
+        assert self._agent is not None
+        self._agent.tell(Echo(reading=vitals.reading))
+        self._fence_in(self._site.lease + _MARGIN)
+        changed = vitals.refusal != self._vitals.refusal
+        self._vitals = vitals
+        self._end_if_drained()
+        if changed:
+            self._site.changed()
+
+    def _end_if_drained(self) -> None:
+        if self._draining and not self._vitals.slots and self._agent is not None:
+            self._agent.hang_up()
+
+    def _fence_in(self, seconds: float) -> None:
+        """Count its processes as dead after `seconds` without another word: by then they are."""
+        if self._fence is not None:
+            self._fence.cancel()
+        self._fence = asyncio.get_running_loop().call_later(seconds, self._fence_now)
+
+    def _fence_now(self) -> None:
+        if self._agent is not None:
+            words = "not heard of for longer than its lease"
+            self._note(words)
+            self._enter(Phase.LOST, words)
+            self._agent.hang_up()
+            if self._connection is not None:
+                # Not close(): that would wait for the other side.
+                self._connection.abort()
+        self._set_worker("")
+
+    # ------------------------------------------------------------------ small print
+
+    def _set_worker(self, address: str) -> None:
+        if address != self.worker:
+            self.worker = address
+            self._site.changed()
+
+    def _enter(self, phase: Phase, reason: str = "", hint: str = "") -> None:
+        if phase is not self.phase:
+            self._since = time.monotonic()
+        self.phase, self._reason, self._hint = phase, reason, hint
+        self._site.changed()
+
+    def _leave_out(self, reason: str, *, hint: str = "", final: bool = False) -> None:
+        # Wherever it is shown, the host stands before it.
+        reason = reason.removeprefix(f"{self.name}: ")
+        # Whoever shows it says whose it is.
+        reason = reason.replace(f"{self.name}: ", "")
+        if self.phase is Phase.LOST and not final:
+            # Still the same loss; it is dialled on, and what dialling says is not news.
+            self._enter(Phase.LOST, reason, hint)
+            return
+        self._final = final
+        self._note(reason)
+        self._enter(Phase.LEFT_OUT, reason, hint)
+
+    def _note(self, text: str) -> None:
+        stamp = time.strftime("%H:%M:%S")
+        if not self._errors or not self._errors[-1].endswith(text):
+            self._errors.append(f"{stamp} {text}")
+            _log.warning("%s: %s", self.name, text)
+
+    def _warnings(self) -> tuple[str, ...]:
+        checks = self._report.checks if self._report else ()
+        own = f"{self.name}: "
+        return tuple(check.text.removeprefix(own) for check in checks if check.verdict == "warn")
