@@ -147,16 +147,27 @@ def test_row_17_a_dead_scheduler_returns_on_the_same_port_with_a_new_worker(
     assert outcome.status is OutcomeStatus.DONE
 
 
+def taken(thief: socket.socket, port: int) -> bool:
+    """True once the thief has the port."""
+    try:
+        thief.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
 def test_a_scheduler_finds_another_port_if_its_own_is_taken(agents):
     agent = agents(slots=0)
     first = agent.wait_told("scheduler").address
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         pid = agent.member("scheduler_process")
+        # Held still, so that it cannot have a new scheduler there before the thief.
+        agent.process.send_signal(signal.SIGSTOP)
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not alive(pid), "its death")
-        thief.bind(("127.0.0.1", int(first.rpartition(":")[2])))
+        until(lambda: taken(thief, int(first.rpartition(":")[2])), "its death")
         thief.listen()
+        agent.process.send_signal(signal.SIGCONT)
         second = agent.wait_told("scheduler", 2).address
     assert second != first
 
