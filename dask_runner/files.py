@@ -150,3 +150,10 @@ def _refuse_untrusted(path: Path, status: os.stat_result) -> None:
             "anything run in your name",
             hint=f"look at it, then: chmod go-w {name}",
         )
+
+
+def current_umask() -> int:
+    """The umask of this process, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

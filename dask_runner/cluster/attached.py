@@ -147,6 +147,7 @@ class SshCluster:
         self.name = session.cluster
         self.title = session.name
         self._run = config.run
+        self._lease = session.lease
         self._credentials = folder.credentials()
         self._view = control.View(address="", generation=0, hosts=())
         self._hosts: dict[str, HostState] = {}
@@ -182,7 +183,9 @@ class SshCluster:
         return self._lost or self._view.failure
 
     def client(self) -> Any:
-        return connect_client(lambda: self.address, self._credentials, self.failure)
+        return connect_client(
+            lambda: self.address, self._credentials, self.failure, lease=self._lease
+        )
 
     def __enter__(self) -> Self:
         self._control.on_view = self._on_view

@@ -11,9 +11,14 @@ _CONNECT_TRIES = 3
 
 
 def connect_client(
-    address: Callable[[], str], credentials: Credentials, failure: Callable[[], str]
+    address: Callable[[], str],
+    credentials: Credentials,
+    failure: Callable[[], str],
+    *,
+    lease: float = 0.0,
 ) -> Any:
-    """A `distributed.Client` of the scheduler at `address()`, which may change between tries.
+    """A `distributed.Client` of the scheduler at `address()`, which may change between tries, of a
+    cluster with this lease in s.
 
     Raises ClusterError if there is none, or `failure()` says that there will be none.
     """
@@ -21,7 +26,7 @@ def connect_client(
 
     from dask_runner.cluster.dask_settings import configure_dask, security  # noqa: PLC0415
 
-    configure_dask()
+    configure_dask(lease)
     reason = ""
     # Several short waits: a scheduler that has died meanwhile is not waited for.
     for _ in range(_CONNECT_TRIES):

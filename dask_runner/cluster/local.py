@@ -19,18 +19,17 @@ from typing import Any, Self
 import msgspec
 
 from dask_runner.cluster.channel import AgentConfig, Cancel, Event, encode_message
+from dask_runner.cluster.connecting import connect_client
 from dask_runner.cluster.interface import ClusterConfig, HostState, Transfer
 from dask_runner.cluster.tls import make_credentials
 from dask_runner.errors import ClusterError
 from dask_runner.execution import marker
-from dask_runner.files import path_to_text, text_to_path
+from dask_runner.files import current_umask, path_to_text, text_to_path
 
 _log = logging.getLogger(__name__)
 
 _START_TIMEOUT = 60.0
 _END_TIMEOUT = 15.0
-_CONNECT_TIMEOUT = 10
-_CONNECT_TRIES = 3
 
 
 class LocalCluster:
@@ -109,7 +108,7 @@ class LocalCluster:
             host=self._host,
             bind="127.0.0.1",
             slots=self._slots,
-            umask=_umask(),
+            umask=current_umask(),
             scratch=path_to_text(self._config.scratch),
             import_path=self._config.import_path,
             preload=self._config.preload,
@@ -156,30 +155,7 @@ class LocalCluster:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def client(self) -> Any:
-        from distributed import Client  # noqa: PLC0415  (0.4 s: not before a cluster is wanted)
-
-        from dask_runner.cluster.dask_settings import configure_dask, security  # noqa: PLC0415
-
-        configure_dask()
-        reason = ""
-        # Several short waits: a scheduler that has died meanwhile is not waited for.
-        for _ in range(_CONNECT_TRIES):
-            try:
-                return Client(
-                    self.address,
-                    security=security(self._credentials),
-                    set_as_default=False,
-                    timeout=_CONNECT_TIMEOUT,
-                    direct_to_workers=True,
-                )
-            except (OSError, TimeoutError) as error:
-                reason = f"cannot reach the scheduler at {self.address}: {error}"
-            if self._failure:
-                reason = self._failure
-                break
-        raise ClusterError(
-            f"the cluster was lost: {reason}", hint="`dask-runner rerun` does what is left"
-        )
+        return connect_client(lambda: self.address, self._credentials, self.failure)
 
     def _read(self, nonce: str) -> None:
         """Take in the agent's events for as long as it lives; never stop reading."""
@@ -216,10 +192,3 @@ class LocalCluster:
         elif event.kind in {"scheduler-died", "error"}:
             self._failure = f"{event.kind}: {event.text}"
             self._ready.set()
-
-
-def _umask() -> int:
-    """The umask of this process, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

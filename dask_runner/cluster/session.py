@@ -36,13 +36,14 @@ T = TypeVar("T")
 
 class Session(Struct, frozen=True, kw_only=True):
     """A cluster that is up. `name` is what the user calls it, `cluster` the marker of all its
-    processes, `hostfile` where its hosts are from.
+    processes, `hostfile` where its hosts are from, `lease` in s.
     """
 
     name: str
     cluster: str
     pid: int
     hostfile: str
+    lease: float
 
 
 class SessionFolder(Struct, frozen=True, kw_only=True):

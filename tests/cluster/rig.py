@@ -7,6 +7,7 @@ there whoever ran them.
 import json
 import os
 import pwd
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,9 +141,14 @@ class Rig(Jobs):
         return [line for line in self.lines("note") if line["kind"] == kind]
 
     def close(self) -> None:
-        """End the cluster if the test did not, and whatever is left then."""
-        if self.folder.exists():
-            self.run("down", expect=None)
+        """End the clusters that the test did not, and whatever is left then."""
+        for path in Path(self.environment["XDG_STATE_HOME"]).rglob("session.json"):
+            session = json.loads(path.read_bytes())
+            if self.folder.exists():
+                self.run("down", "--name", session["name"], expect=None)
+            # Managers have no marker; one that goes on would start again what is killed below.
+            if self._ours(session["pid"]):
+                os.kill(session["pid"], signal.SIGKILL)
         super().close()
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -50,12 +51,16 @@ NAME = "__import__('os').uname().nodename"
 class Place:
     """A cluster of node01 and, behind the bastion node02, node03."""
 
-    def __init__(self, folder: Path, state: Path) -> None:
-        self.state = state
+    def __init__(self, folder: Path, base: Path) -> None:
+        self.state, self.tmp = base / "state", base / "tmp"
         self.department = Department(3, node03={"behind": "node02"}, share=[folder])
         self.rig = Rig(folder, self.department)
         # Reachable by everybody: only the product's own care keeps them out.
-        self.rig.environment["XDG_STATE_HOME"] = str(state)
+        for path, mode in ((base, 0o755), (self.state, 0o755), (self.tmp, 0o1777)):
+            path.mkdir(exist_ok=True)
+            path.chmod(mode)
+        self.rig.environment["XDG_STATE_HOME"] = str(self.state)
+        self.rig.environment["TMPDIR"] = str(self.tmp)
 
     def up(self) -> None:
         rig, first = self.rig, self.department["node01"]
@@ -82,15 +87,24 @@ class Place:
         return json.loads(path.read_bytes())
 
     def _plant(self) -> None:
-        """What ada has ready for whoever imports from a folder that anybody could make."""
-        script = f'for module in {" ".join(PLANTED_MODULES)}; do echo "$1" > "$0/$module.py"; done'
-        code = f"open({GAINED!r}, 'w').close()"
-        for public in PUBLIC:
+        """What others have ready for whoever imports from a folder that anybody could make."""
+        host = self.department["node01"]
+        places = [(host.path(public), ADA, f"open({GAINED!r}, 'w').close()") for public in PUBLIC]
+        places.append((self.tmp, STRANGER, f"open({str(self.tmp / 'gained')!r}, 'w').close()"))
+        for public, uid, code in places:
             for name in PLANTED_FOLDERS:
-                folder = f"{public}/{name}"
-                host = self.department["node01"]
-                host.run(["/bin/mkdir", "-m", "777", folder], user="ada")
-                host.run(["/bin/sh", "-c", script, folder, code], user="ada")
+                folder = public / name
+                folder.mkdir()
+                folder.chmod(0o777)
+                for module in PLANTED_MODULES:
+                    (folder / f"{module}.py").write_text(code)
+                for path in (*folder.iterdir(), folder):
+                    os.chown(path, uid, uid)
+
+    @property
+    def planted(self) -> list[Path]:
+        publics = [self.tmp, *(self.department["node01"].path(public) for public in PUBLIC)]
+        return [public / name for public in publics for name in PLANTED_FOLDERS]
 
     # ------------------------------------------------------------------ who listens where
 
@@ -175,10 +189,10 @@ def _listening(folder: str, sockets: set[str] | None) -> dict[int, bool]:
 @pytest.fixture(scope="module")
 def place(_can_build: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with ExitStack() as stack:
-        state = Path(tempfile.mkdtemp())
-        stack.callback(shutil.rmtree, state)
-        state.chmod(0o755)
-        made = Place(tmp_path_factory.mktemp("place"), state)
+        # Not below pytest's folder, which is closed to others.
+        base = Path(tempfile.mkdtemp())
+        stack.callback(shutil.rmtree, base)
+        made = Place(tmp_path_factory.mktemp("place"), base)
         stack.enter_context(made.department)
         stack.callback(made.rig.close)
         made.up()
@@ -209,41 +223,64 @@ def test_every_part_listens_and_who_has_the_keys_gets_in(place):
         assert place.department[name].path(f"/tmp/{name}.seen").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "uid"),
-    [("node02", 0), ("node01", ADA), ("node03", ADA), ("", STRANGER)],
-    ids=["another host", "ada on a host", "ada behind the bastion", "a stranger here"],
-)
-def test_nobody_else_gets_in(place, foreign, name, uid):
-    targets = place.targets(name)
-    assert len(targets) >= 6
-    found = place.intrude(
-        name,
-        uid,
-        targets=targets,
-        credentials={"foreign": foreign, "old": place.old},
-        code=f"open({GAINED!r}, 'w').close()",
-        paths=ROUTES,
-    )
-    assert len(found["attempts"]) == 4 * len(targets)
-    assert not [one for one in found["attempts"] if one["answer"] is not None]
-    served = [page for page in found["pages"] if " 200 " in page["status"]]
-    assert not served
-    if name == "node02":
-        # Not even Dask's server without routes is there for another host.
-        assert not [page for page in found["pages"] if page["status"].startswith("HTTP")]
-    else:
-        assert [page for page in found["pages"] if " 404 " in page["status"]]
+INTRUDERS = {
+    "root of another host": ("node02", 0),
+    "ada on a host": ("node01", ADA),
+    "ada behind the bastion": ("node03", ADA),
+    "a stranger here": ("", STRANGER),
+}
+
+
+@pytest.fixture(scope="module")
+def intrusions(place: Place, foreign: dict) -> dict[str, dict]:
+    """What each of them found, all at the same time."""
+
+    def intrude(who: str) -> dict:
+        name, uid = INTRUDERS[who]
+        return place.intrude(
+            name,
+            uid,
+            targets=place.targets(name),
+            credentials={"foreign": foreign, "old": place.old},
+            code=f"open({GAINED!r}, 'w').close() or 'gained'",
+            paths=ROUTES,
+        )
+
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(INTRUDERS, threads.map(intrude, INTRUDERS), strict=True))
+
+
+@pytest.mark.parametrize("who", INTRUDERS)
+def test_nobody_else_gets_in(place, intrusions, who):
+    attempts = intrusions[who]["attempts"]
+    # Scheduler, its HTTP server and the tunnel; two of each worker, and the other end of the tunnel.
+    assert len({(one["target"], one["port"]) for one in attempts}) >= 8
+    assert {one["manner"] for one in attempts} == {"plain", "no certificate", "foreign", "old"}
+    assert not [one for one in attempts if one["answer"] is not None]
     assert not _gained(place)
+
+
+@pytest.mark.parametrize("who", INTRUDERS)
+def test_no_http_server_serves_anything(intrusions, who):
+    pages = intrusions[who]["pages"]
+    assert {page["path"] for page in pages} == set(ROUTES)
+    assert not [page for page in pages if " 200 " in page["status"]]
+    # Dask's server, which has no routes, is there for its own machine only.
+    there = [page for page in pages if page["status"].startswith("HTTP")]
+    assert bool(there) == (who != "root of another host")
 
 
 def _gained(place: Place) -> list[str]:
     roots = ["/", *(f"/proc/{host.pid}/root/" for host in place.department.hosts)]
-    return [root for root in roots if Path(root + GAINED).exists()]
+    found = [root for root in roots if Path(root + GAINED).exists()]
+    return [*found, *map(str, place.tmp.glob("gained"))]
 
 
 def test_another_user_cannot_read_the_session_nor_talk_to_the_manager(place):
-    files = [str(path) for path in place.state.rglob("*") if path != place.state / "dask-runner"]
+    # The folder of all of it may be seen: it has a well-known name.
+    files = [str(path) for path in place.state.glob("dask-runner/**/*")]
+    (private,) = place.tmp.glob("dask-runner-main-*")
+    files += [str(private), *map(str, private.rglob("*"))]
     control = [path for path in files if path.endswith("/control")]
     assert control
     assert set(place.intrude("", 0, files=files)["opened"]) == set(files)
@@ -284,7 +321,7 @@ def test_no_key_is_on_a_command_line_or_in_an_environment(place):
 
 def test_the_key_is_in_one_file_only(place):
     """Not in logs, manifests, attempts, temporary files or caches, here or on a host."""
-    files = [*_files("", [place.rig.folder, place.state, place.department.desk], ())]
+    files = [*_files("", [place.rig.folder, place.state, place.tmp, place.department.desk], ())]
     # What the hosts see of this machine: code.
     seen = {*place.department.bind, *place.department.share}
     for host in place.department.hosts:
@@ -336,26 +373,25 @@ def _words(pid: int) -> str:
 def _trusted(root: Path, path: str) -> bool:
     """True if only root, who is the user here, can change what is there, or make it."""
     assert path.startswith("/")
-    for part in [Path(path), *Path(path).parents]:
+    for part in [*reversed(Path(path).parents), Path(path)]:
         here = root / str(part).lstrip("/")
         if not here.exists():
-            continue
+            return True
         state = here.stat()
         # In a sticky folder others cannot replace what is not theirs.
         sticky = bool(state.st_mode & 0o1000) and str(part) != path
         if state.st_uid or (state.st_mode & 0o022 and not sticky):
             return False
+        if not state.st_mode & 0o077:
+            return True
     return True
 
 
 def test_who_makes_folders_of_well_known_names_gains_nothing(place):
-    host = place.department["node01"]
     assert not _gained(place)
-    for public in PUBLIC:
-        for name in PLANTED_FOLDERS:
-            # Neither used nor removed: it is ada's.
-            made = sorted(path.name for path in host.path(f"{public}/{name}").iterdir())
-            assert made == sorted(f"{module}.py" for module in PLANTED_MODULES)
+    for folder in place.planted:
+        # Neither used nor removed.
+        assert sorted(path.stem for path in folder.iterdir()) == sorted(PLANTED_MODULES)
 
 
 def test_idle_connections_stop_neither_heartbeats_nor_a_run(place):
@@ -405,3 +441,4 @@ def test_down_takes_the_keys_and_leaves_nothing(place):
     content = [path.read_bytes() for path in place.state.rglob("*") if path.is_file()]
     assert not [text for text in content if b"PRIVATE KEY" in text]
     assert not [path for path in place.state.rglob("*") if path.name == "main"]
+    assert {path.name for path in place.tmp.iterdir()} == set(PLANTED_FOLDERS)

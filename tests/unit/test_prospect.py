@@ -18,6 +18,7 @@ from dask_runner.workloads.command import Command
 
 GB = 1_000_000_000
 MB = 1_000_000
+EVERYTHING = Target()
 
 
 def host(name: str, slots: int, **more) -> HostStatus:
@@ -28,7 +29,7 @@ def host(name: str, slots: int, **more) -> HostStatus:
 def ask(monkeypatch):
     """Prospects of a cluster with these hosts; without hosts, none is up."""
 
-    def make(*hosts: HostStatus, target: Target = Target(), **run) -> Prospects:
+    def make(*hosts: HostStatus, target: Target = EVERYTHING, **run) -> Prospects:
         session = SimpleNamespace(name="main") if hosts else None
         monkeypatch.setattr(prospect, "find_session", lambda _name: session)
         monkeypatch.setattr(prospect, "status_of", lambda _: SimpleNamespace(hosts=hosts))

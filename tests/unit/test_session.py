@@ -27,7 +27,13 @@ def up():
     """A cluster that is up, as far as others can see."""
     with session.claim("main") as (folder, listener):
         folder.write(
-            Session(name="main", cluster="main-x-1", pid=os.getpid(), hostfile="hostfile.txt"),
+            Session(
+                name="main",
+                cluster="main-x-1",
+                pid=os.getpid(),
+                hostfile="hostfile.txt",
+                lease=30.0,
+            ),
             make_credentials("main"),
         )
         published = session.publish(folder, "main")

@@ -4,10 +4,11 @@ Refuses to guess: the address comes from the driver, who knows how the host is r
 guess is wrong on hosts whose name resolves to loopback, or that have no default route.
 """
 
-import socket
 import sys
 
 from msgspec import Struct
+
+from dask_runner.cluster.dask_address import free_port, tls_address
 
 
 class Listening(Struct, frozen=True, kw_only=True):
@@ -30,7 +31,7 @@ def worker_listening(bind: str, *, contact: str, contact_port: int) -> Listening
     if contact_port:
         return Listening(host=host, contact=tls_address(contact, contact_port))
     # The address is told before Dask listens, so the port must be known by then.
-    port = _free_port(host)
+    port = free_port(host)
     return Listening(host=host, port=port, contact=tls_address(contact, port))
 
 
@@ -39,28 +40,10 @@ def bindable(address: str) -> str:
     behind address translation is reached at an address that it does not know.
     """
     try:
-        _free_port(address)
+        free_port(address)
     except OSError as error:
         anywhere = "::" if ":" in address else "0.0.0.0"  # noqa: S104  # TLS keeps strangers out
         sys.stderr.write(f"cannot listen at {address} ({error}); listening at {anywhere}\n")
         sys.stderr.flush()
         return anywhere
     return address
-
-
-def _free_port(address: str) -> int:
-    """A port that nobody listens at now. Raises OSError if the address is not this host's."""
-    family, kind, _, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.bind(place)
-        return int(probe.getsockname()[1])
-
-
-def tls_address(host: str, port: int) -> str:
-    """A Dask address."""
-    return f"tls://[{host}]:{port}" if ":" in host else f"tls://{host}:{port}"
-
-
-def port_of(address: str) -> int:
-    """The port of a Dask address."""
-    return int(address.rpartition(":")[2])

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import structs
 
 from dask_runner.cluster.channel import AgentConfig, Event
+from dask_runner.cluster.dask_address import port_of
 from dask_runner.cluster.host.children import VAIN_STARTS, Delay, Hands, ending, lines_of, send
-from dask_runner.cluster.host.listening import port_of
 from dask_runner.cluster.host.outbox import Outbox, write_away
 
 

@@ -15,8 +15,9 @@ from dask_runner.cluster.channel import (
     send_event,
     when_stdin_ends,
 )
+from dask_runner.cluster.dask_address import port_of, tls_address
 from dask_runner.cluster.dask_settings import configure_dask, security
-from dask_runner.cluster.host.listening import bindable, port_of, tls_address
+from dask_runner.cluster.host.listening import bindable
 
 
 async def serve(config: AgentConfig) -> None:

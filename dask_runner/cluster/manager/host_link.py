@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 _MARGIN = 2.0
 # An agent that has not said anything after so long (imports on a slow disk) is given up.
 _START_PATIENCE = 60.0
+# What runs on a host is told every 2 s.
+_QUIET = 5.0
 _REDIAL = 2.0
 _BACKOFF = (2.0, 60.0)
 _GOOD_TIME = 60.0
@@ -76,6 +78,7 @@ class HostLink:
         self._wake = asyncio.Event()
         self._ending = asyncio.Event()
         self._draining = False
+        self._used = 0.0
         self._sftp: asyncssh.SFTPClient | None = None
 
     # ------------------------------------------------------------------ what others see
@@ -147,9 +150,9 @@ class HostLink:
     def drain(self) -> None:
         """Give it no new batches, and end its agent when those that run have ended."""
         self._draining = True
+        self._used = time.monotonic()
         if self.phase is Phase.UP:
             self._enter(Phase.DRAINING)
-            self._end_if_drained()
         elif self._agent is None:
             self._enter(Phase.DRAINED)
 
@@ -173,6 +176,7 @@ class HostLink:
 
     async def ask(self, operation: str, arguments: dict[str, Any]) -> Any:
         """Have its agent do an operation. Raises ClusterError."""
+        self._used = time.monotonic()
         if self._agent is None:
             raise ClusterError(f"{self.name} is not up ({self.phase})")
         try:
@@ -182,6 +186,7 @@ class HostLink:
 
     async def sftp(self) -> asyncssh.SFTPClient:
         """A file transfer session on its connection. Raises ClusterError."""
+        self._used = time.monotonic()
         if self._connection is None:
             raise ClusterError(f"{self.name} is not connected ({self.phase})")
         if self._sftp is None:
@@ -332,7 +337,13 @@ class HostLink:
             self._site.changed()
 
     def _end_if_drained(self) -> None:
-        if self._draining and not self._vitals.slots and self._agent is not None:
+        """Hang up once nothing has run there, and no file was fetched, for a while: what has just
+        been sent, and outputs that are still to come home, show a little later.
+        """
+        now = time.monotonic()
+        if self._vitals.slots or not self._draining:
+            self._used = now
+        elif self._agent is not None and now - self._used > _QUIET:
             self._agent.hang_up()
 
     def _fence_in(self, seconds: float) -> None:

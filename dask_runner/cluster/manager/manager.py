@@ -14,12 +14,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from dask_runner.cluster.control import Farewell, View
+from dask_runner.cluster.dask_address import port_of
 from dask_runner.cluster.interface import HostState
 from dask_runner.cluster.manager.examiner import Examiner
 from dask_runner.cluster.manager.host_link import HostLink
 from dask_runner.cluster.manager.scheduler_link import SchedulerLink
 from dask_runner.cluster.manager.shares import shares
-from dask_runner.cluster.manager.site import Site, port_of
+from dask_runner.cluster.manager.site import Site
 from dask_runner.cluster.status import ClusterStatus, Phase, RunStatus, why_not
 from dask_runner.errors import ClusterError
 from dask_runner.hostfile import Host

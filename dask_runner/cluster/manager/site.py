@@ -4,7 +4,6 @@ Owns how a host's agent is configured, and the addresses by which its parts find
 """
 
 import asyncio
-import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -13,10 +12,11 @@ from msgspec import Struct
 
 from dask_runner.cluster.channel import AgentConfig, Politeness
 from dask_runner.cluster.credentials import Credentials
+from dask_runner.cluster.dask_address import tls_address
 from dask_runner.cluster.session import SessionFolder
 from dask_runner.cluster.ssh.addresses import ANY, LOOPBACK
 from dask_runner.cluster.ssh.connector import Connector
-from dask_runner.files import path_to_text
+from dask_runner.files import current_umask, path_to_text
 from dask_runner.hostfile import AUTO, Host
 from dask_runner.settings import Settings
 
@@ -123,28 +123,3 @@ class Site:
             ),
             credentials=self.credentials,
         )
-
-
-def tls_address(host: str, port: int) -> str:
-    """A Dask address."""
-    return f"tls://[{host}]:{port}" if ":" in host else f"tls://{host}:{port}"
-
-
-def port_of(address: str) -> int:
-    """The port of a Dask address."""
-    return int(address.rpartition(":")[2])
-
-
-def current_umask() -> int:
-    """The umask of this process, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def free_port(address: str) -> int:
-    """A port that nobody listens on now."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import asyncssh
 
-from dask_runner.cluster.manager.site import Place, Site, port_of, tls_address
+from dask_runner.cluster.dask_address import port_of, tls_address
+from dask_runner.cluster.manager.site import Place, Site
 from dask_runner.cluster.ssh.addresses import LOOPBACK
 from dask_runner.cluster.ssh.preflight import HostReport
 from dask_runner.errors import ClusterError

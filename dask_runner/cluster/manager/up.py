@@ -16,10 +16,11 @@ from msgspec import Struct
 
 from dask_runner.cluster import session
 from dask_runner.cluster.control import Farewell
+from dask_runner.cluster.dask_address import free_port
 from dask_runner.cluster.manager.control_server import ControlServer
 from dask_runner.cluster.manager.examiner import Examiner
 from dask_runner.cluster.manager.manager import Manager
-from dask_runner.cluster.manager.site import Site, free_port
+from dask_runner.cluster.manager.site import Site
 from dask_runner.cluster.session import Session, SessionFolder
 from dask_runner.cluster.ssh.addresses import bind_address
 from dask_runner.cluster.ssh.connector import Connector
@@ -69,6 +70,7 @@ class _Up:
                 cluster=site.cluster,
                 pid=os.getpid(),
                 hostfile=site.settings.cluster.hostfile,
+                lease=site.lease,
             ),
             site.credentials,
         )
