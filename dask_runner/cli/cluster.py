@@ -21,7 +21,7 @@ from dask_runner.errors import (
 
 if TYPE_CHECKING:
     from dask_runner.cluster.control import Farewell
-    from dask_runner.cluster.manager.up import UpRequest
+    from dask_runner.cluster.manager.request import UpRequest
     from dask_runner.cluster.status import ClusterStatus
 
 Name = Annotated[
@@ -32,7 +32,7 @@ Hostfile = Annotated[
     typer.Option("--hostfile", help="The hosts.", show_default="hostfile.txt"),
 ]
 
-_POLL = 0.2
+_POLL = 0.1
 _DETACH_TIMEOUT = 120.0
 _TAIL = 3000
 
@@ -82,7 +82,7 @@ def up(
             "cluster.dashboard": dashboard or None,
         },
     )
-    from dask_runner.cluster.manager.up import UpRequest
+    from dask_runner.cluster.manager.request import UpRequest
     from dask_runner.cluster.session import DEFAULT_NAME, LOCAL
     from dask_runner.hostfile import load_hosts, select_hosts
 
@@ -102,7 +102,8 @@ def manage() -> None:
     """Be the manager of a cluster that `up --detach` starts; the request comes on stdin."""
     import msgspec
 
-    from dask_runner.cluster.manager.up import UpRequest, bring_up
+    from dask_runner.cluster.manager.request import UpRequest
+    from dask_runner.cluster.manager.up import bring_up
 
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=UpRequest)
     bring_up(request, lambda _status: None)

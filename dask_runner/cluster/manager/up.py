@@ -12,14 +12,13 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from msgspec import Struct
-
 from dask_runner.cluster import session
 from dask_runner.cluster.control import Farewell
 from dask_runner.cluster.dask_address import free_port
 from dask_runner.cluster.manager.control_server import ControlServer
 from dask_runner.cluster.manager.examiner import Examiner
 from dask_runner.cluster.manager.manager import Manager
+from dask_runner.cluster.manager.request import UpRequest
 from dask_runner.cluster.manager.site import Site
 from dask_runner.cluster.session import Session, SessionFolder
 from dask_runner.cluster.ssh.addresses import bind_address
@@ -27,21 +26,10 @@ from dask_runner.cluster.ssh.connector import Connector
 from dask_runner.cluster.status import ClusterStatus, Phase, why_not
 from dask_runner.cluster.tls import make_credentials
 from dask_runner.errors import ClusterError
-from dask_runner.hostfile import Host
-from dask_runner.settings import Settings
 
 _TICK: Final = 0.25
 _SCHEDULER_PATIENCE: Final = 60.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class UpRequest(Struct, frozen=True, kw_only=True):
-    """A cluster that is wanted; with `detached` it does not end with a terminal."""
-
-    name: str
-    hosts: tuple[Host, ...]
-    settings: Settings
-    detached: bool = False
 
 
 def bring_up(request: UpRequest, show: Callable[[ClusterStatus], None]) -> Farewell:
