@@ -398,4 +398,6 @@ class HostLink:
     def _warnings(self) -> tuple[str, ...]:
         checks = self._report.checks if self._report else ()
         own = f"{self.name}: "
-        return tuple(check.text.removeprefix(own) for check in checks if check.verdict == "warn")
+        # The load is shown as it is now.
+        found = [check for check in checks if check.verdict == "warn" and check.name != "load"]
+        return tuple(check.text.removeprefix(own) for check in found)
