@@ -1,5 +1,6 @@
 """The commands that start and end a cluster: up, down; and `hosts add`, `hosts drain`."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -87,6 +88,10 @@ def up(
     from dask_runner.hostfile import load_hosts, select_hosts
 
     values = loaded.settings.cluster
+    if values.dashboard and importlib.util.find_spec("bokeh") is None:
+        raise UsageError(
+            "Dask's dashboard needs bokeh", hint='pip install "dask-runner[dashboard]"'
+        )
     if values.name == LOCAL:
         raise UsageError(f"{LOCAL} is the name of this machine alone", hint="take another --name")
     found = select_hosts(load_hosts(Path(values.hostfile)), hosts)
