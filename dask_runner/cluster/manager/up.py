@@ -70,14 +70,14 @@ class _Up:
             with self._signals():
                 manager.start()
                 await self._watch(manager)
-                farewell = await manager.end(self._end)
-            await server.say_farewell(farewell)
-            return farewell
         finally:
             # Also after an exception: nothing may stay on the hosts.
-            await manager.end("`up` failed")
+            farewell = await manager.end(self._end or "`up` failed")
+            # Before anybody is told: who is may start the next one of this name at once.
             listening.close()
             published.remove()
+            await server.say_farewell(farewell)
+        return farewell
 
     async def _manager(self, folder: SessionFolder) -> Manager:
         settings = self._request.settings
