@@ -169,6 +169,7 @@ class Dispatcher:
     def _drop_client(self) -> None:
         """The scheduler, or the way to it, is lost, and with it all that was sent."""
         self._transport.drop()
+        self._watch.disconnected()
         # If it is only the way, batches are still running, and nobody could be told of their end.
         self._cluster.cancel(self._run)
         for flight in self._flights:
@@ -268,6 +269,7 @@ class Dispatcher:
 
     def _on_client(self, value: tuple[int, Any]) -> None:
         self._transport.take(*value)
+        self._watch.connected(value[0])
 
     def _on_room(self, value: tuple[str, Future[Room]]) -> None:
         flight = self._flights.get(value[0])

@@ -15,8 +15,8 @@ from dask_runner.placement import Load
 SETTLE = 5.0
 # As long is waited for outcomes of a host whose worker is gone, and for the scheduler's word on it.
 _GONE = 2.0
-# A worker that is seen to die within so many seconds of its connection died of itself, or of its
-# batch. Later, its host was cut off.
+# A worker that is seen to die within so many seconds after its connection died of itself, or of its
+# batch. Later, or if the scheduler is the last to hear of it, its host was cut off.
 _DEATH = 5.0
 # The cluster says when the processes of a lost worker are dead. Should it never, so long is waited.
 _FENCE = 120.0
@@ -89,7 +89,7 @@ class Flight:
             return False
         if not self.lost or self.finished:
             return True
-        return self.gone is not None and self.gone - self.ended <= _DEATH
+        return self.gone is not None and 0 <= self.gone - self.ended <= _DEATH
 
 
 class Flights:

@@ -89,17 +89,18 @@ class Intake:
         self._events.put(("collected", (flight, outcome, files)))
 
     def collected(self, value: Collected) -> None:
-        """The files of an outcome are here, or cannot be brought."""
+        """The files of an outcome are here, or cannot be brought. Raises StorageError if they cannot
+        be written here: our own disk is the same for every host, so no batch is to blame.
+        """
         flight, outcome, files = value
         error = files.exception()
+        if isinstance(error, StorageError):
+            raise error
         if error is not None and outcome.status is OutcomeStatus.DONE:
-            # Our own disk is the same for every host.
-            ours = isinstance(error, StorageError)
             failure = Failure(
-                kind=FailureKind.DISK_FULL if ours else FailureKind.LOST,
+                kind=FailureKind.LOST,
                 message=f"its outputs could not be brought here: {error}",
                 fingerprint="outputs not here",
-                final=ours,
             )
             outcome = msgspec.structs.replace(
                 outcome, status=OutcomeStatus.FAILED, outputs=(), failure=failure
@@ -164,16 +165,23 @@ class Intake:
         self.accept()
 
     def refuse(self, flight: Flight, error: RunnerError) -> None:
-        """The flight's files could not be brought to its host: it has never begun."""
+        """The flight's files could not be brought to its host: it has never begun. Raises the error
+        again if it is not the host's or the input's.
+        """
         if isinstance(error, ClusterError):
             outcomes = [self._returned(flight, index, error.message) for index in flight.waiting]
-        else:
-            bad_input = isinstance(error, BadInputError)
-            kind = FailureKind.BAD_INPUT if bad_input else FailureKind.DISK_FULL
-            failure = Failure(kind=kind, message=error.message, fingerprint="no files", final=True)
+        elif isinstance(error, BadInputError):
+            failure = Failure(
+                kind=FailureKind.BAD_INPUT,
+                message=error.message,
+                fingerprint="no files",
+                final=True,
+            )
             # Of several, nobody knows whose input it is: each goes again, alone.
             status = OutcomeStatus.FAILED if flight.single else OutcomeStatus.RETURNED
             outcomes = [_made_up(flight, index, status, failure) for index in flight.waiting]
+        else:
+            raise error
         self._fresh += [(flight, outcome) for outcome in outcomes]
         self.accept()
 

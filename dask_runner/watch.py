@@ -77,6 +77,17 @@ class Watch:
                 suspects={*self._blame.suspects, *self._blame.on_probation()},
             )
 
+    def disconnected(self) -> None:
+        """The scheduler, or the way to it, is lost. Workers end with their scheduler: that is no
+        news about any host.
+        """
+        self._restarting |= {name for name, state in self._roster.hosts.items() if state.worker}
+
+    def connected(self, generation: int) -> None:
+        """There is a client again; of the same scheduler, it was only the way."""
+        if generation == self._generation:
+            self._restarting.clear()
+
     def demand(self, groups: int) -> None:
         """Tell the cluster what we could use: no more than it has, and no more than is wanted."""
         slots = sum(state.slots for state in self._roster.hosts.values())
@@ -123,9 +134,9 @@ class Watch:
         return found
 
     def _restarted(self) -> None:
-        """All workers will be started anew: that is no news about any host."""
+        """All workers will be started anew, those that have not ended with the old scheduler."""
         self._generation = self._cluster.generation
-        self._restarting = {name for name, state in self._roster.hosts.items() if state.worker}
+        self.disconnected()
         text = "the scheduler was started anew; what had been sent is sent again"
         self._manifest.record(
             Note(kind=NoteKind.RESTARTED, text=text, data={"generation": self._generation})

@@ -200,7 +200,9 @@ def _wait_until_settled(
     while manager.poll() is None and time.monotonic() < deadline:
         found = [one for one in session.live_sessions() if one.name == request.name]
         if found:
-            status = asking.status_of(found[0])
+            # One that is about to end says why in its own words.
+            with suppress(ClusterError):
+                status = asking.status_of(found[0])
             wanted = request.settings.cluster.min_hosts
             if status is not None and status.settled and status.ready >= wanted:
                 return status
