@@ -97,8 +97,11 @@ class Watch:
             self._cluster.demand(wanted)
 
     def waiting(self) -> str:
-        """What is waited for; "" if there are hosts that take batches."""
-        return "" if self._placement.takers() else "no host takes batches now"
+        """What is waited for, with the first host's reason; "" if there are hosts that take batches."""
+        if self._placement.takers():
+            return ""
+        reasons = [f" ({host}: {reason})" for host, reason in self.troubles().items()]
+        return f"no host takes batches now{''.join(reasons[:1])}"
 
     def on_trial(self, host: str) -> bool:
         """True if the next batch decides about the host: it gets one at a time."""

@@ -136,11 +136,12 @@ def state_folder() -> Path:
     # The home may be the same on all machines, the socket in it is not.
     folder = base / "dask-runner" / socket.gethostname()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if status.st_uid != os.getuid():
-            raise ClusterError(f"{folder}: another user owns it", hint="set XDG_STATE_HOME")
-        folder.chmod(0o700)
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for private in (folder.parent, folder):
+            private.mkdir(mode=0o700, exist_ok=True)
+            if private.stat().st_uid != os.getuid():
+                raise ClusterError(f"{private}: another user owns it", hint="set XDG_STATE_HOME")
+            private.chmod(0o700)
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}", hint="or set XDG_STATE_HOME") from error
     return folder

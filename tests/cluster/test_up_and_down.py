@@ -1,6 +1,7 @@
 """A cluster from `up` to `down`: what it says, who uses it, what it leaves."""
 
 import os
+import shutil
 import signal
 
 from product import wait_for
@@ -51,6 +52,14 @@ def test_the_managers_death_ends_everything(make_rig):
     assert "no cluster" in done.stderr
     rig.up()
     rig.down()
+
+
+def test_a_manager_that_nobody_can_find_any_more_ends(make_rig):
+    rig = make_rig(1)
+    rig.up()
+    (folder,) = [path.parent for path in rig.department.desk.rglob("session.json")]
+    shutil.rmtree(folder)
+    rig.nothing_left()
 
 
 def test_keys_are_gone_afterwards(make_rig):

@@ -166,7 +166,7 @@ class StandIn:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """Nothing of what is waited for comes late here."""
-    monkeypatch.setattr(flights, "_GONE", 0.05)
+    monkeypatch.setattr(flights, "_GONE", 0.7)
     monkeypatch.setattr(flights, "SETTLE", 0.3)
 
 
@@ -718,6 +718,16 @@ def test_an_input_that_is_not_here_is_a_bad_input_of_its_batch(manifest):
     assert manifest.state.done.batches == 5
 
 
+@pytest.mark.parametrize("where", ["room a", "collect 3"])
+def test_row_8_our_own_full_disk_ends_dispatch_and_no_batch_is_to_blame(longer, where):
+    files = SlowFiles({where: StorageError("cannot write here: No space left on device")})
+    cluster = StandIn(lambda group, name: good(group), host("a"), host("b"))
+    with pytest.raises(StorageError, match="No space left"):
+        dispatch(longer, cluster, staging=files)
+    assert not longer.state.failed.batches
+    assert files.closed
+
+
 def test_the_second_request_ends_what_runs_on_all_hosts(longer):
     control = Control()
 
@@ -732,3 +742,28 @@ def test_the_second_request_ends_what_runs_on_all_hosts(longer):
         patch.setattr("dask_runner.dispatch._STOP_TIMEOUT", 0.3)
         dispatch(longer, cluster, control=control)
     assert cluster.cancelled == [longer.state.header.timestamp]
+
+
+@pytest.mark.parametrize(("scheduler_first", "guilty"), [(True, True), (False, False)])
+def test_a_batch_is_blamed_for_its_worker_only_if_that_died_and_was_not_cut_off(
+    longer, scheduler_first, guilty
+):
+    held: list[Held] = []
+
+    def answer(group: Group, name: str) -> Any:
+        if name != "b" or held:
+            return good(group)
+        held.append(Held())
+        threading.Timer(0.05, end).start()
+        return held[0]
+
+    def end() -> None:
+        steps = [lambda: held[0].end("error"), lambda: cluster.restart("b")]
+        for step in steps if scheduler_first else reversed(steps):
+            step()
+            wait.wait(0.5)  # the hosts are looked at five times a second
+
+    wait = threading.Event()
+    cluster = StandIn(answer, host("a"), host("b"))
+    dispatch(longer, cluster, attempts=1)
+    assert longer.state.failed.batches == guilty

@@ -68,7 +68,12 @@ def test_several_need_a_name(up):
 
 def test_nobody_else_can_read_it(up):
     folder, _ = up
-    for path in [folder.path.parent, folder.path, *folder.path.rglob("*")]:
+    for path in [
+        folder.path.parent.parent,
+        folder.path.parent,
+        folder.path,
+        *folder.path.rglob("*"),
+    ]:
         if not path.is_socket():
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 

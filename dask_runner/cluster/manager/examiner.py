@@ -50,6 +50,8 @@ class Examiner:
         """A machine that is here under another name would have twice the slots."""
         if report.facts is None:
             return report
+        # What it was before it was started again is nobody's any more.
+        self._names = {one: name for one, name in self._names.items() if name != report.host}
         first = self._names.setdefault(report.facts.identity, report.host)
         if first == report.host:
             return report

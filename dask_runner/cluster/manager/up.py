@@ -109,6 +109,9 @@ class _Up:
         while not self._end:
             status = manager.status()
             self._show(status)
+            if not manager.site.folder.path.is_dir():
+                # Nobody could find it any more, not even `down`.
+                raise ClusterError(f"{manager.site.folder.path} was removed")
             late = not manager.generation and status.up_for > _SCHEDULER_PATIENCE
             if late or manager.hopeless:
                 raise ClusterError(f"the scheduler did not start: {manager.scheduler_words()}")
