@@ -50,7 +50,7 @@ class Watch:
         self._reasons: dict[str, str] = {}
         self._restarting: set[str] = set()
         self._lonely: float | None = None
-        self._demand = -1
+        self._demand: tuple[int, tuple[str, ...]] | None = None
         self._trials: set[str] = set()
         self._generation = cluster.generation
         self._began = False
@@ -90,11 +90,14 @@ class Watch:
 
     def demand(self, groups: int) -> None:
         """Tell the cluster what we could use: no more than it has, and no more than is wanted."""
-        slots = sum(state.slots for state in self._roster.hosts.values())
+        out = {*self._roster.refusals, *self._blame.quarantined()}
+        hosts = [state for name, state in self._roster.hosts.items() if name not in out]
+        slots = sum(state.slots for state in hosts)
         wanted = min(groups, slots, self._rules.max_slots or slots)
-        if wanted != self._demand:
-            self._demand = wanted
-            self._cluster.demand(wanted)
+        demand = (wanted, tuple(state.name for state in hosts))
+        if demand != self._demand:
+            self._demand = demand
+            self._cluster.demand(*demand)
 
     def waiting(self) -> str:
         """What is waited for, with the first host's reason; "" if there are hosts that take batches."""
@@ -163,11 +166,12 @@ class Watch:
 
     def _lost(self, host: str) -> None:
         worker = self._roster.worker(host)
+        cut_off = self._roster.cut_off(host)
         batches = []
         for flight in self._flights:
             if flight.host == host and flight.worker != worker and flight.gone is None:
                 batches += [*flight.unheard]
-                self._flights.gone(flight)
+                self._flights.gone(flight, cut_off=cut_off)
         if host in self._restarting:
             return
         text = f"the worker on {host} is gone, with {len(batches)} batches"

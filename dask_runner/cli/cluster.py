@@ -180,6 +180,9 @@ def _detach(request: "UpRequest", *, json: bool) -> None:
         manager.stdin.write(msgspec.json.encode(request))
     status = _wait_until_settled(request, manager)
     if status is None:
+        # Also if it is still at it: nobody would know of it.
+        manager.terminate()
+        manager.wait()
         words = path.read_text(errors="replace")[-_TAIL:]
         err.print(words, markup=False, end="")
         raise typer.Exit(manager.returncode or EXIT_CLUSTER)
@@ -192,7 +195,9 @@ def _detach(request: "UpRequest", *, json: bool) -> None:
 def _wait_until_settled(
     request: "UpRequest", manager: "subprocess.Popen[bytes]"
 ) -> "ClusterStatus | None":
-    """The status once each host is up or has failed; None if the manager has ended."""
+    """The status once each host is up or has failed; None if the manager has ended, or has too few
+    hosts after a long time.
+    """
     from dask_runner.cluster import asking, session
 
     deadline = time.monotonic() + _DETACH_TIMEOUT
@@ -207,7 +212,8 @@ def _wait_until_settled(
             if status is not None and status.settled and status.ready >= wanted:
                 return status
         time.sleep(_POLL)
-    return status if manager.poll() is None else None
+    enough = status is not None and status.ready >= request.settings.cluster.min_hosts
+    return status if enough and manager.poll() is None else None
 
 
 def down(

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
@@ -153,7 +153,6 @@ class SshCluster:
         self._hosts: dict[str, HostState] = {}
         self._seen = threading.Event()
         self._lost = ""
-        self._demand = 0
         self._control = ControlClient(folder)
         self.transfer = SocketTransfer(self._control)
 
@@ -168,10 +167,8 @@ class SshCluster:
     def hosts(self) -> Mapping[str, HostState]:
         return self._hosts
 
-    def demand(self, slots: int) -> None:
-        if slots != self._demand:
-            self._demand = slots
-            self._control.tell(control.Demand(slots=slots))
+    def demand(self, slots: int, hosts: Collection[str]) -> None:
+        self._control.tell(control.Demand(slots=slots, hosts=tuple(hosts)))
 
     def announce(self, host: str, text: str) -> None:
         self._control.tell(control.Announce(host=host, text=text))

@@ -31,9 +31,10 @@ class Attach(Struct, frozen=True, kw_only=True, tag="attach"):
 
 
 class Demand(Struct, frozen=True, kw_only=True, tag="demand"):
-    """How many slots the attached run could use."""
+    """How many slots the attached run could use, and on which hosts."""
 
     slots: int
+    hosts: tuple[str, ...]
 
 
 class CancelRun(Struct, frozen=True, kw_only=True, tag="cancel"):

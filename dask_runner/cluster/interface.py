@@ -1,6 +1,6 @@
 """What a cluster is to the driver: a Dask client, the hosts with their slots, a way for files."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -25,7 +25,8 @@ class HostState(Struct, frozen=True, kw_only=True):
     """A host of the cluster as a run sees it now.
 
     `worker` is the Dask address of its worker, "" while it has none; it is new after each restart,
-    and what was sent to an old one is lost, its processes dead. `share` of its `slots` are for this
+    and what was sent to an old one is lost, its processes dead; `cut_off` says that it did not die
+    of itself, but with its agent or its lease. `share` of its `slots` are for this
     run. `refusal` is why it takes no new batch now ("" if it does). `auto` says that the number of
     slots was not fixed by the user, so that the memory that batches turn out to use limits it:
     `memory_free` in bytes is what was free before anything ran.
@@ -36,6 +37,7 @@ class HostState(Struct, frozen=True, kw_only=True):
     slots: int
     share: int
     worker: str = ""
+    cut_off: bool = False
     numerics: str = ""
     refusal: str = ""
     auto: bool = False
@@ -80,9 +82,9 @@ class Cluster(Protocol):
     def hosts(self) -> Mapping[str, HostState]:
         """The hosts by name, as they are now; also those that have no worker at the moment."""
 
-    def demand(self, slots: int) -> None:
-        """How many slots this run could use now: where several share the cluster, each gets no
-        more than it asks for.
+    def demand(self, slots: int, hosts: Collection[str]) -> None:
+        """How many slots this run could use now, and on which hosts: where several share the
+        cluster, each gets no more than it asks for, and only where it can use it.
         """
 
     def announce(self, host: str, text: str) -> None:

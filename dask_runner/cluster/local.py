@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ import msgspec
 from dask_runner.cluster.channel import AgentConfig, Cancel, Event, encode_message
 from dask_runner.cluster.connecting import connect_client
 from dask_runner.cluster.interface import ClusterConfig, HostState, Transfer
+from dask_runner.cluster.session import LOCAL
 from dask_runner.cluster.tls import make_credentials
 from dask_runner.errors import ClusterError
 from dask_runner.execution import marker
@@ -36,7 +37,7 @@ class LocalCluster:
     """A scheduler and a worker with `slots` slots on the loopback interface, over TLS."""
 
     def __init__(self, config: ClusterConfig) -> None:
-        self.name = f"local-{secrets.token_hex(4)}"
+        self.name = f"{LOCAL}+{secrets.token_hex(4)}"
         self.address = ""
         self._worker = ""
         self._numerics = ""
@@ -71,7 +72,7 @@ class LocalCluster:
         )
         return {self._host: state}
 
-    def demand(self, slots: int) -> None:
+    def demand(self, slots: int, hosts: Collection[str]) -> None:
         """Nobody shares this cluster: all slots are the run's, whatever it asks for."""
 
     def announce(self, host: str, text: str) -> None:

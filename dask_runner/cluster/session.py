@@ -206,6 +206,19 @@ def sessions() -> list[SessionFolder]:
     ]
 
 
+def remove_dead() -> list[Path]:
+    """Remove what managers that were killed have left, also those that had not got so far as to
+    have a name. Returns the folders.
+    """
+    removed = []
+    for path in sorted(state_folder().iterdir()):
+        folder = SessionFolder(path=path)
+        if path.is_dir() and not folder.alive:
+            folder.remove()
+            removed.append(path)
+    return removed
+
+
 def live_sessions() -> list[SessionFolder]:
     """The clusters that are up."""
     return [folder for folder in sessions() if folder.alive]

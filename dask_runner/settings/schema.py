@@ -100,7 +100,7 @@ class ClusterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: Annotated[
         str,
         Meta(
-            pattern=r"\A[A-Za-z0-9_.-]*\Z",
+            pattern=r"\A([A-Za-z0-9][A-Za-z0-9_.-]*)?\Z",
             max_length=40,
             description="Cluster that is started, or dispatched to (`local`: none but this "
             "machine); empty: the one that is up.",

@@ -5,7 +5,7 @@ The manifest and the publisher are real; the cluster is a stand-in that answers 
 
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as ConcurrentFuture
 from functools import partial
@@ -141,7 +141,7 @@ class StandIn:
     def hosts(self) -> Mapping[str, HostState]:
         return self.states
 
-    def demand(self, slots: int) -> None:
+    def demand(self, slots: int, hosts: Collection[str]) -> None:
         self.demands.append(slots)
 
     def announce(self, host: str, text: str) -> None:

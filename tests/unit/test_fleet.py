@@ -11,6 +11,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from dask_runner.cli.prefixing import PrefixedOutput
 from dask_runner.cluster.fleet import commands as fleet
-from dask_runner.cluster.fleet import exec_script
+from dask_runner.cluster.fleet import exec_script, processes_script
 from dask_runner.cluster.ssh.connector import Connector
 from dask_runner.errors import ClusterError, UsageError
 from dask_runner.hostfile import Host, parse_hosts, select_hosts
@@ -280,3 +281,18 @@ def test_what_somebody_started_without_an_agent_is_not_left_over():
             assert [(one.pid, one.up) for one in found.processes] == [(process.pid, True)]
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cluster", "meant"),
+    [
+        ("main", "main+desk+0123abcd", True),
+        ("main", "main-2+desk+0123abcd", False),
+        ("main+desk+0123abcd", "main+desk+0123abcd", True),
+        ("local", "local+0123abcd", True),
+        ("", "main+desk+0123abcd", True),
+    ],
+)
+def test_a_clusters_name_means_no_other_cluster(wanted, cluster, meant):
+    one = SimpleNamespace(cluster=cluster, run="")
+    assert processes_script._wanted({"cluster": wanted})(one) is meant

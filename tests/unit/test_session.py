@@ -134,3 +134,14 @@ def test_paths_are_of_this_machine(up):
     folder, _ = up
     assert isinstance(folder, SessionFolder)
     assert Path(session.state_folder()) == folder.path.parent
+
+
+def test_a_sweep_removes_what_killed_managers_left_and_nothing_else(up, state):
+    folder, _ = up
+    unborn = folder.path.parent / ".main.abcdefgh"
+    unborn.mkdir(mode=0o700)
+    (unborn / "credentials.json").write_text("{}")
+    dead = folder.path.parent / "dead"
+    dead.mkdir(mode=0o700)
+    assert session.remove_dead() == [unborn, dead]
+    assert folder.alive

@@ -294,12 +294,7 @@ async def sweep_hosts(
 
 
 def _remove_sessions() -> list[LeftFolder]:
-    removed = []
-    for folder in session.sessions():
-        if not folder.alive:
-            folder.remove()
-            removed.append(LeftFolder(path=str(folder.path)))
-    return removed
+    return [LeftFolder(path=str(path)) for path in session.remove_dead()]
 
 
 async def _ask(

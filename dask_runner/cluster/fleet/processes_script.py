@@ -250,7 +250,7 @@ def _wanted(request: Dict[str, Any]) -> Callable[[Process], bool]:  # noqa: UP00
     cluster, run = request.get("cluster", ""), request.get("run", "")
 
     def wanted(one: Process) -> bool:
-        in_cluster = one.cluster == cluster or one.cluster.startswith(cluster + "-")
+        in_cluster = one.cluster == cluster or one.cluster.startswith(cluster + "+")
         return (not cluster or in_cluster) and (not run or one.run == run)
 
     return wanted

@@ -18,6 +18,7 @@ from dask_runner.cluster import control
 from dask_runner.cluster.control import Reply
 from dask_runner.cluster.manager import copying
 from dask_runner.cluster.manager.manager import AttachedRun, Manager
+from dask_runner.cluster.manager.shares import Wish
 from dask_runner.errors import ClusterError, RunnerError, UsageError
 from dask_runner.files import text_to_path
 from dask_runner.hostfile import parse_hosts
@@ -78,8 +79,9 @@ class _Connection:
         if isinstance(request, control.CancelRun):
             manager.cancel(request.run)
         elif isinstance(request, control.Demand):
-            if run is not None and run.demand != request.slots:
-                run.demand = request.slots
+            wish = Wish(slots=request.slots, hosts=frozenset(request.hosts))
+            if run is not None and run.wish != wish:
+                run.wish = wish
                 manager.changed()
         elif isinstance(request, control.Announce):
             if run is not None:

@@ -19,7 +19,7 @@ from dask_runner.cluster.interface import HostState
 from dask_runner.cluster.manager.examiner import Examiner
 from dask_runner.cluster.manager.host_link import HostLink
 from dask_runner.cluster.manager.scheduler_link import SchedulerLink
-from dask_runner.cluster.manager.shares import shares
+from dask_runner.cluster.manager.shares import Deal, Wish, shares
 from dask_runner.cluster.manager.site import Site
 from dask_runner.cluster.status import ClusterStatus, Phase, RunStatus, why_not
 from dask_runner.errors import ClusterError
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _END_PATIENCE = 15.0
 _EVENTS = 20
+_MORE_THAN_ANY = 1_000_000
 
 
 class AttachedRun:
@@ -38,7 +39,7 @@ class AttachedRun:
         self.run = run
         self.pid = pid
         # More than any cluster has: until it says otherwise.
-        self.demand = 1 << 30
+        self.wish = Wish(slots=_MORE_THAN_ANY)
         self.changed = asyncio.Event()
         self.changed.set()
 
@@ -60,6 +61,8 @@ class Manager:
         self._dashboard = 0
         self._events: deque[str] = deque(maxlen=_EVENTS)
         self._ended: Farewell | None = None
+        self._dealt_for: tuple[dict[str, int], dict[str, Wish]] = ({}, {})
+        self._deal: Deal = {}
         self._scheduler: SchedulerLink | None = None
         for host in hosts:
             self._links[host.address] = HostLink(host, site, examiner.examine)
@@ -224,7 +227,11 @@ class Manager:
 
     def _dealt(self) -> dict[str, dict[str, int]]:
         slots = {link.name: link.slots for link in self._links.values() if link.worker}
-        return shares(slots, {run.run: run.demand for run in self._runs})
+        wishes = {run.run: run.wish for run in self._runs}
+        if (slots, wishes) != self._dealt_for:
+            self._dealt_for = (slots, wishes)
+            self._deal = shares(slots, wishes)
+        return self._deal
 
     # ------------------------------------------------------------------ status
 
@@ -251,7 +258,9 @@ class Manager:
 
     def _run_status(self, run: AttachedRun, dealt: dict[str, dict[str, int]]) -> RunStatus:
         slots = sum(dealt.get(run.run, {}).values())
-        return RunStatus(run=run.run, pid=run.pid, demand=min(run.demand, 10**6), slots=slots)
+        return RunStatus(
+            run=run.run, pid=run.pid, demand=min(run.wish.slots, _MORE_THAN_ANY), slots=slots
+        )
 
     async def ask(self, host: str, operation: str, arguments: dict[str, Any]) -> Any:
         return await self.link(host).ask(operation, arguments)

@@ -2,46 +2,64 @@
 
 from collections.abc import Mapping
 
+from msgspec import Struct
 
-def shares(slots: Mapping[str, int], demands: Mapping[str, int]) -> dict[str, dict[str, int]]:
+# Slots of each host, by run.
+Deal = dict[str, dict[str, int]]
+
+
+class Wish(Struct, frozen=True, kw_only=True):
+    """What a run could use now: so many `slots`, on these `hosts` (None: on any)."""
+
+    slots: int
+    hosts: frozenset[str] | None = None
+
+    def takes(self, host: str) -> bool:
+        return self.hosts is None or host in self.hosts
+
+
+def shares(slots: Mapping[str, int], wishes: Mapping[str, Wish]) -> Deal:
     """The slots of each host for each run, as `{run: {host: slots}}`.
 
-    Runs get equal numbers in all, but none more than its demand as long as another one wants it
-    (max-min fairness); what nobody wants is dealt out evenly too, so that a run whose demand grows
-    need not wait to be told. A run that is alone gets everything.
+    Slot by slot, each goes to the run that has fewest (max-min fairness), and none gets more than
+    it wishes as long as another one wants it. What is left then is dealt out in the same way, so
+    that a run whose wish grows need not wait to be told. A run that is alone gets all it may use.
     """
-    left = _entitlements(sum(slots.values()), demands)
-    dealt: dict[str, dict[str, int]] = {run: {} for run in demands}
-    for host, number in slots.items():
-        for run, given in _in_proportion(number, left).items():
-            dealt[run][host] = given
-            left[run] -= given
+    dealt: Deal = {run: dict.fromkeys(slots, 0) for run in wishes}
+    free = dict(slots)
+    _deal(free, dealt, wishes, {run: wish.slots for run, wish in wishes.items()}, slots)
+    _deal(free, dealt, wishes, dict.fromkeys(wishes, sum(slots.values())), slots)
     return dealt
 
 
-def _entitlements(total: int, demands: Mapping[str, int]) -> dict[str, int]:
-    """The slots of each run in all; they add up to `total`."""
-    entitled = dict.fromkeys(demands, 0)
-    wanting = dict(demands)
-    while total and any(wanting.values()):
-        hungry = [run for run, wanted in wanting.items() if wanted]
-        each = max(1, total // len(hungry))
-        for run in hungry[:total]:
-            given = min(each, wanting[run], total)
-            entitled[run] += given
-            wanting[run] -= given
-            total -= given
-    for place, run in enumerate(entitled):
-        entitled[run] += (total + place) // len(entitled)
-    return entitled
-
-
-def _in_proportion(number: int, left: Mapping[str, int]) -> dict[str, int]:
-    """`number` slots of one host in proportion to what each run is still to get."""
-    owed = max(1, sum(left.values()))
-    given = {run: number * wanted // owed for run, wanted in left.items()}
-    # What rounding down has kept back goes to those it took most from.
-    by_loss = sorted(left, key=lambda run: number * left[run] % owed, reverse=True)
-    for run in by_loss[: number - sum(given.values())]:
-        given[run] += 1
-    return given
+def _deal(
+    free: dict[str, int],
+    dealt: Deal,
+    wishes: Mapping[str, Wish],
+    most: Mapping[str, int],
+    slots: Mapping[str, int],
+) -> None:
+    """Deal free slots until each run has `most`, or nothing is left that it may use."""
+    has = {run: sum(by_host.values()) for run, by_host in dealt.items()}
+    hungry = {run for run in wishes if has[run] < most[run]}
+    rivals = {host: sum(wishes[run].takes(host) for run in wishes) for host in slots}
+    while hungry:
+        run = min(hungry, key=lambda name: (has[name], name))
+        host = min(
+            (host for host, left in free.items() if left and wishes[run].takes(host)),
+            # Where few others may go; then where it has least, so that it has slots everywhere.
+            key=lambda name: (
+                rivals[name],
+                dealt[run][name] / slots[name],
+                -free[name] / slots[name],
+            ),
+            default="",
+        )
+        if not host:
+            hungry.discard(run)
+            continue
+        free[host] -= 1
+        dealt[run][host] += 1
+        has[run] += 1
+        if has[run] >= most[run]:
+            hungry.discard(run)

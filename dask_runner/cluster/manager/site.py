@@ -51,7 +51,8 @@ class Site:
         on_change: Callable[[], None],
     ) -> None:
         self.name = name
-        self.cluster = f"{name}-{socket.gethostname()}-{secrets.token_hex(4)}"
+        # A plus is in no name, so it is clear which cluster is meant by one.
+        self.cluster = f"{name}+{socket.gethostname()}+{secrets.token_hex(4)}"
         self.settings = settings
         self.folder = folder
         self.credentials = credentials
