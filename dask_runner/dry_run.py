@@ -69,7 +69,7 @@ def check(
         *checks(workload),
         *_names(plan.batches),
         *_folders(settings, outputs),
-        *_hostfile(Path("hostfile.txt")),
+        *_hostfile(Path(settings.cluster.hostfile)),
         *([] if rerun else existing_outputs(plan, outputs)),
         *_space(free=free, size=size),
     ]
