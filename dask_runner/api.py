@@ -90,10 +90,17 @@ class Run:
         """Do what is not done. `overrides` are keys of the run section of the settings; for the
         others, see `start`.
         """
+        now = _settings({}, {}).cluster
         request = pipeline.RerunRequest(
             accept_changed_inputs=accept_changed_inputs,
             overrides=overrides,
-            target=Target(cluster=cluster, hosts=hosts, max_slots=max_slots),
+            target=Target(
+                cluster=cluster,
+                hosts=hosts,
+                max_slots=max_slots,
+                staging=now.staging,
+                cache=now.cache,
+            ),
         )
         with _control() as control:
             pipeline.rerun(self.path, request, control=control, progress=_progress(wanted=progress))
@@ -251,6 +258,8 @@ def _start(
             cluster=options.get("cluster", settings.cluster.name),
             hosts=options.get("hosts", ""),
             max_slots=options.get("max_slots", 0),
+            staging=settings.cluster.staging,
+            cache=settings.cluster.cache,
         ),
     )
     with _control() as control:

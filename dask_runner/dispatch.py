@@ -4,27 +4,26 @@ Owns the order of what happens: look at the hosts, send, listen, close what is o
 all of it; others only put what they hear into a queue. Refuses to know what a batch does.
 """
 
+import logging
 import queue
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import msgspec
-from msgspec import Struct
-
 from dask_runner.backlog import Backlog
-from dask_runner.batch import Attempt, WorkloadSpec
+from dask_runner.batch import WorkloadSpec
 from dask_runner.blame import Blame
 from dask_runner.cluster.interface import Cluster, HostState
 from dask_runner.control import Control
-from dask_runner.errors import ClusterError, RunnerError
-from dask_runner.execution.task import Group, Limits, decode_outcomes, encode_group
+from dask_runner.errors import ClusterError, HostGoneError, RunnerError
+from dask_runner.execution.task import decode_outcomes
 from dask_runner.flights import Flight, Flights
 from dask_runner.grouping import Grouping
 from dask_runner.intake import Intake
-from dask_runner.manifest import Manifest, Started
-from dask_runner.placement import Placement, Rules
+from dask_runner.manifest import Manifest
+from dask_runner.orders import Orders, Policy
+from dask_runner.placement import Placement
 from dask_runner.progress import Progress, Snapshot
 from dask_runner.publish import Publisher
 from dask_runner.roster import Bits
@@ -32,22 +31,10 @@ from dask_runner.staging import Room, Staging
 from dask_runner.transport import Events, GroupEnd, Transport
 from dask_runner.watch import Watch
 
+_log = logging.getLogger(__name__)
+
 _TICK = 0.2
 _STOP_TIMEOUT = 10.0
-
-
-class Policy(Struct, frozen=True, kw_only=True):
-    """How attempts are made: `attempts` failures end a batch; `timeout_factor` times the median
-    batch is the limit where `limits` has none; `rules` say how many go where.
-    """
-
-    attempts: int
-    timeout_factor: float
-    largest_group: int = 0
-    limits: Limits
-    rules: Rules = Rules()
-    versions: dict[str, str]
-    preload: tuple[str, ...] = ()
 
 
 class Dispatcher:
@@ -70,14 +57,10 @@ class Dispatcher:
         self._manifest = manifest
         self._cluster = cluster
         self._staging = staging
-        self._spec = spec
-        self._policy = policy
         self._control = control
         self._progress = progress
         self._run = manifest.state.header.timestamp
-        self._topic = f"dask-runner-{self._run}"
         self._events = events
-        self._transport = Transport(cluster, self._topic, self._events)
         self._placement = Placement(policy.rules)
         self._flights = Flights(self._placement.load)
         self._backlog = Backlog()
@@ -85,6 +68,8 @@ class Dispatcher:
         # With a process for each batch, groups share the way to the host all the same.
         largest = 0 if policy.largest_group == 1 else policy.largest_group
         self._grouping = Grouping(largest=largest)
+        self._orders = Orders(manifest, spec, policy, self._grouping, driver=cluster.driver)
+        self._transport = Transport(cluster, self._orders.topic, events)
         self._watch = Watch(
             manifest=manifest,
             cluster=cluster,
@@ -104,20 +89,25 @@ class Dispatcher:
             grouping=self._grouping,
             takers=self._placement.takers,
             good_again=self._watch.good_again,
+            unreachable=self._watch.unreachable,
             staging=staging,
             events=self._events,
         )
-        self._handlers: dict[str, Callable[[Any], None]] = {
+        self._handlers = self._listeners()
+        self._began = time.monotonic()
+        self._shown = 0.0
+
+    def _listeners(self) -> dict[str, Callable[[Any], None]]:
+        """Who takes which kind of event."""
+        return {
             "stream": self._on_stream,
             "end": self._on_end,
             "collected": self._intake.collected,
             "room": self._on_room,
             "client": self._on_client,
-            "note": manifest.record,
+            "defect": self._on_defect,
+            "note": self._manifest.record,
         }
-        self._groups = 0
-        self._began = time.monotonic()
-        self._shown = 0.0
 
     def run(self, indices: Iterable[int]) -> None:
         """Bring the batches `indices` to an outcome, or as many as the user lets us.
@@ -136,6 +126,7 @@ class Dispatcher:
                 # A background fsync may have failed while nothing new came to be recorded.
                 self._manifest.check()
                 self._check_cluster()
+                self._watch.standstill("" if self._flights else self._waiting())
                 self._show()
             if self._control.stopping:
                 self._stop()
@@ -171,7 +162,7 @@ class Dispatcher:
         self._transport.drop()
         self._watch.disconnected()
         # If it is only the way, batches are still running, and nobody could be told of their end.
-        self._cluster.cancel(self._run)
+        self._cluster.cancel()
         for flight in self._flights:
             if flight.submitted:
                 self._flights.strand(flight)
@@ -192,24 +183,9 @@ class Dispatcher:
         return self._placement.choose(ahead=self._grouping.ahead(), avoid=avoid)
 
     def _send(self, indices: Sequence[int], host: HostState) -> None:
-        state = self._manifest.state
-        attempts = tuple(
-            Attempt(batch=state.batches[index], number=state.attempts(index) + 1)
-            for index in indices
-        )
-        self._groups += 1
-        # Written before it is sent: an attempt folder is never used twice, whoever dies.
-        self._manifest.record(
-            Started(
-                attempts=tuple((a.batch.index, a.number) for a in attempts),
-                group=str(self._groups),
-                host=host.name,
-            )
-        )
-        first = f"{attempts[0].batch.index}.{attempts[0].number}"
-        flight = Flight(f"group-{self._run}-{self._groups}-{first}", attempts, host)
+        flight = self._orders.flight(indices, host)
         self._flights.add(flight)
-        room = self._staging.room(host, attempts)
+        room = self._staging.room(host, flight.attempts)
         if room.done():
             self._submit(flight, room)
         else:
@@ -220,38 +196,35 @@ class Dispatcher:
         try:
             room = prepared.result()
         except RunnerError as error:
-            if isinstance(error, ClusterError):
-                self._blame.accuse(flight.host, f"no files can be brought there: {error.message}")
-            self._intake.refuse(flight, error)
-            self._flights.end(flight)
+            self._no_room(flight, error)
             return
+        self._watch.reached(flight.host)
         if not self._transport.ready:
             self._flights.strand(flight)
             return
-        group = Group(
-            run=self._run,
-            topic=self._topic,
-            workload=self._spec,
-            attempts_folder=room.attempts_folder,
-            attempts=tuple(flight.attempts),
-            limits=self._limits(),
-            versions=self._policy.versions,
-            preload=self._policy.preload,
-            alone=self._policy.largest_group == 1,
-            paths=room.paths,
-            shipped=room.shipped,
-            import_path=self._manifest.state.header.import_path,
-        )
         flight.generation = self._transport.generation
-        flight.submitted = True
-        flight.future = self._transport.submit(flight.key, encode_group(group), flight.worker)
+        order = self._orders.encoded(flight, room)
+        try:
+            flight.future = self._transport.submit(flight.key, order, flight.worker)
+        except ClusterError as error:
+            _log.info("%s", error)
+            self._drop_client()
+            self._flights.strand(flight)
+        else:
+            flight.submitted = True
 
-    def _limits(self) -> Limits:
-        limits = self._policy.limits
-        if limits.timeout:
-            return limits
-        timeout = self._grouping.timeout(self._policy.timeout_factor)
-        return msgspec.structs.replace(limits, timeout=timeout)
+    def _no_room(self, flight: Flight, error: RunnerError) -> None:
+        """Who is at fault that a group's files are not on its host?"""
+        if isinstance(error, HostGoneError):
+            self._watch.unreachable(flight.host, error.message)
+        elif isinstance(error, ClusterError):
+            # Perhaps those were the last words of a host that is known to be lost by now.
+            self._look()
+            if flight.gone is not None:
+                return
+            self._blame.accuse(flight.host, f"no files can be brought there: {error.message}")
+        self._intake.refuse(flight, error)
+        self._flights.end(flight)
 
     def _take(self) -> None:
         """Wait for news, then take in all that has come."""
@@ -266,6 +239,9 @@ class Dispatcher:
             except queue.Empty:
                 break
         self._intake.accept()
+
+    def _on_defect(self, error: Exception) -> None:
+        raise error
 
     def _on_client(self, value: tuple[int, Any]) -> None:
         self._transport.take(*value)
@@ -285,10 +261,11 @@ class Dispatcher:
         if flight is None or flight.ended is not None or flight.stranded is not None:
             return
         if end.stranded:
-            # The client is lost, or will be seen to be.
-            self._flights.strand(flight)
+            # Dask connects again by itself, and nobody can see that it has: what was sent goes on,
+            # but is not waited for any more.
+            self._drop_client()
             return
-        flight.lost, flight.finished = end.lost, end.finished
+        flight.lost, flight.finished, flight.unfetched = end.lost, end.finished, end.unfetched
         self._flights.end(flight)
         flight.future.release()
         flight.future = None
@@ -313,7 +290,7 @@ class Dispatcher:
 
     def _stop(self) -> None:
         """End what runs now and take in what can still be told about it."""
-        self._cluster.cancel(self._run)
+        self._cluster.cancel()
         deadline = time.monotonic() + _STOP_TIMEOUT
         while self._flights and time.monotonic() < deadline:
             self._watch.look(self._intake.peak)
@@ -326,6 +303,10 @@ class Dispatcher:
             kind, value = self._events.get_nowait()
             if kind == "note":
                 self._manifest.record(value)
+
+    def _waiting(self) -> str:
+        """What everything waits for; "" if it does not."""
+        return self._watch.waiting() if self._transport.ready else "the scheduler is lost"
 
     def _show(self, *, force: bool = False) -> None:
         now = time.monotonic()
@@ -345,7 +326,7 @@ class Dispatcher:
                 elapsed=now - self._began,
                 hosts=self._watch.busy(),
                 troubles=self._watch.troubles(),
-                waiting=self._watch.waiting() if self._transport.ready else "the scheduler is lost",
+                waiting=self._waiting(),
                 latest_failures=tuple(self._intake.latest),
                 draining=self._control.draining,
             )

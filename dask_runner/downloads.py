@@ -7,10 +7,12 @@ import http.client
 import os
 import re
 import shutil
+import time
 import urllib.error
 import urllib.request
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from dask_runner.errors import BadInputError, StorageError, UsageError
@@ -20,6 +22,11 @@ from dask_runner.files import path_to_text, sha256
 _TIMEOUT = 30.0
 _BLOCK = 1 << 20
 _LIMIT = 50_000_000_000
+# Of what nobody has told the size of.
+_LARGEST = _LIMIT
+# Slower than this, in bytes per s, is standing still.
+SLOWEST = 20_000
+_GRACE = 60.0
 _LONGEST = 255
 _HASH = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _HOLDER = "driver"
@@ -60,9 +67,9 @@ def name_of(url: str) -> str:
     return "download" if bad or len(os.fsencode(name)) > _LONGEST else path_to_text(name)
 
 
-def fetch(url: str, target: Path) -> None:
-    """Write what the URL gives to `target`. Raises BadInputError with the cause, StorageError if
-    it cannot be written.
+def fetch(url: str, target: Path, size: int = 0) -> None:
+    """Write what the URL gives to `target`: `size` bytes, as far as that is known. Raises
+    BadInputError with the cause, also if it takes too long; StorageError if it cannot be written.
     """
     opener = urllib.request.OpenerDirector()
     # Not the usual opener: it would follow a redirection to ftp, and knows file: too.
@@ -70,7 +77,7 @@ def fetch(url: str, target: Path) -> None:
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        _Redirections(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),
@@ -82,25 +89,43 @@ def fetch(url: str, target: Path) -> None:
     try:
         with opener.open(request, timeout=_TIMEOUT) as response:
             expected = response.headers.get("Content-Length", "")
-            size = _copy(response, target)
+            found = _copy(url, response, target, size)
     except urllib.error.HTTPError as error:
         error.close()
         raise BadInputError(f"{url}: the server says {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", "") or error
         raise BadInputError(f"{url}: cannot be fetched: {reason}") from error
-    if expected.isdecimal() and size != int(expected):
-        raise BadInputError(f"{url}: ended after {size} of {expected} bytes")
+    if expected.isdecimal() and found != int(expected):
+        raise BadInputError(f"{url}: ended after {found} of {expected} bytes")
 
 
-def _copy(response: http.client.HTTPResponse, target: Path) -> int:
-    size = 0
+class _Redirections(urllib.request.HTTPRedirectHandler):
+    """What was asked for so that nobody can read or change it is not asked for in another way."""
+
+    def redirect_request(  # noqa: PLR0917  (it is called so)
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and not newurl.startswith("https:"):
+            raise urllib.error.URLError(f"is redirected from https to {newurl}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _copy(url: str, response: http.client.HTTPResponse, target: Path, known: int) -> int:
+    size, limit = 0, known or _LARGEST
+    began = time.monotonic()
     try:
         file = target.open("wb")
     except OSError as error:
         raise _unwritable(target, error) from error
     with file:
-        while block := response.read(_BLOCK):
+        # What there is: a whole block of a slow server may take days.
+        while block := response.read1(_BLOCK):
+            if size + len(block) > limit:
+                what = "its content has changed: " if known else ""
+                raise BadInputError(f"{url}: {what}more than {limit} bytes")
+            if (taken := time.monotonic() - began) > _GRACE + size / SLOWEST:
+                raise BadInputError(f"{url}: {size} bytes in {taken:.0f} s, which is too slow")
             try:
                 file.write(block)
                 file.flush()
@@ -125,7 +150,7 @@ def local_copy(url: str, hash_: str = "", size: int = 0) -> tuple[Path, str]:
     item = Item(sha256=hash_, name=name, bytes=size)
 
     def fill(target: Path) -> None:
-        fetch(url, target)
+        fetch(url, target, size)
         found = sha256(target)
         if found != hash_:
             raise BadInputError(

@@ -66,6 +66,12 @@ class ClusterError(RunnerError):
     exit_code = EXIT_CLUSTER
 
 
+class HostGoneError(ClusterError):
+    """A host did not answer: it is not up, or was lost before it could. What it was asked for may
+    be done another time.
+    """
+
+
 class StorageError(RunnerError):
     """The driver cannot write: disk full, fsync failed, folder not writable."""
 

@@ -3,7 +3,6 @@
 Owns who is to blame if that fails: StorageError is this machine's disk, ClusterError the host.
 """
 
-import asyncio
 import errno
 import logging
 import os
@@ -12,51 +11,45 @@ import shutil
 from pathlib import Path
 
 from dask_runner.batch import LogSlice, OutputFile
-from dask_runner.cluster.interface import Transfer
 from dask_runner.errors import ClusterError, StorageError
 from dask_runner.files import fsync_file, sha256, text_to_path
+from dask_runner.host_line import HostLine
 from dask_runner.run_folder import RunFolder
 from dask_runner.sources import Sources
-from dask_runner.waiting import value
 
 _log = logging.getLogger(__name__)
 
 _SPARE = 1 << 20
+# A log has no size before it has ended; its writer limits it, if that works.
+_LARGEST_LOG = 1 << 30
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Fetcher:
-    """Brings outputs and logs of one host; `copies` limits how many at a time."""
+    """Brings outputs and logs of one host."""
 
-    def __init__(
-        self,
-        name: str,
-        folder: RunFolder,
-        transfer: Transfer,
-        sources: Sources,
-        copies: asyncio.Semaphore,
-    ) -> None:
-        self._name = name
+    def __init__(self, folder: RunFolder, line: HostLine, sources: Sources) -> None:
+        self._name = line.name
         self._folder = folder
-        self._transfer = transfer
+        self._line = line
         self._sources = sources
-        self._copies = copies
 
     async def output(self, folder: str, home: Path, output: OutputFile) -> None:
         """Bring an output from the attempt's `folder` there to its folder here. Raises ClusterError
         if it cannot be had, or is not what was hashed there.
         """
-        target = home / text_to_path(output.name)
-        if target.parent != home:
+        name = os.fspath(text_to_path(output.name))
+        # `..` would be in the folder too, as far as the words go.
+        if "/" in name or name in {"", ".", ".."}:
             raise ClusterError(f"{self._name}: {output.name!r} is not the name of an output")
-        source = f"{folder}/{output.name}"
-        async with self._copies:
-            temporary = home / f".{secrets.token_hex(8)}.part"
-            try:
-                await self._fetch(source, temporary, output.bytes)
-                await self._sources.run(lambda: self._accept(temporary, target, output))
-            finally:
-                await self._sources.run(lambda: temporary.unlink(missing_ok=True))
+        target = home / name
+        temporary = home / f".{secrets.token_hex(8)}.part"
+        try:
+            size = output.bytes
+            await self._fetch(f"{folder}/{output.name}", temporary, size, limit=size)
+            await self._sources.run(lambda: self._accept(temporary, target, output))
+        finally:
+            await self._sources.run(lambda: temporary.unlink(missing_ok=True))
 
     def _accept(self, temporary: Path, target: Path, output: OutputFile) -> None:
         """Give a file that came home its name, if it is what was hashed there."""
@@ -83,8 +76,8 @@ class Fetcher:
         await self._sources.run(lambda: make_folder(target.parent))
         temporary = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
-            async with self._copies:
-                await self._fetch(f"{attempts}/{log.path}", temporary, log.length)
+            there = f"{attempts}/{log.path}"
+            await self._fetch(there, temporary, log.length, limit=_LARGEST_LOG)
             await self._sources.run(lambda: temporary.rename(target))
         except ClusterError as error:
             if needed:
@@ -93,16 +86,16 @@ class Fetcher:
         finally:
             await self._sources.run(lambda: temporary.unlink(missing_ok=True))
 
-    async def _fetch(self, source: str, temporary: Path, size: int) -> None:
+    async def _fetch(self, source: str, temporary: Path, size: int, *, limit: int) -> None:
         try:
-            await value(self._transfer.fetch(self._name, source, temporary))
-        except (ClusterError, OSError) as error:
+            await self._line.fetch(source, temporary, size, limit=limit)
+        except (ClusterError, StorageError, OSError) as error:
             # Whoever copies may be another process, of whose error only the words come.
             free = shutil.disk_usage(temporary.parent).free
             words = str(error)
             if free < size + _SPARE or any(os.strerror(number) in words for number in _FULL):
                 raise cannot_write(temporary.parent, os.strerror(errno.ENOSPC)) from error
-            if isinstance(error, OSError):
+            if not isinstance(error, ClusterError):
                 raise cannot_write(temporary, words) from error
             raise
 

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dask_runner.batch import Attempt, Outcome
+from dask_runner.batch import Attempt, Batch, Outcome
 from dask_runner.cluster.interface import HostState
 from dask_runner.placement import Load
+from dask_runner.run_folder import LOG_NAME, attempt_name, group_log_name
 
 # A group's last streamed outcomes may arrive just after its end; then they count as lost.
 SETTLE = 5.0
@@ -26,9 +27,10 @@ class Flight:
     """A group: the attempts that have no outcome yet, by batch, and what is known of its end.
 
     Times are of the monotonic clock, None as long as it has not happened: `ended` of its Dask task,
-    `gone` of the worker it was sent to, `stranded` of the client that waits for it; `free`: its
-    slot has no work of it any more. `lost` is why the task has no result, `finished` that it does
-    not run any more all the same. `collecting` are the batches whose files are on the way.
+    `gone` of the worker it was sent to, `stranded` of the client that waits for it. `cut_off`: its
+    worker did not die of itself; `free`: its slot has no work of it any more. `lost` is why the
+    task has no result, `finished` that it does not run any more all the same, `unfetched` that it
+    had a result. `collecting` are the batches whose files are on the way.
     """
 
     def __init__(self, key: str, attempts: Sequence[Attempt], host: HostState) -> None:
@@ -36,8 +38,11 @@ class Flight:
         self.attempts = attempts
         self.host = host.name
         self.worker = host.worker
+        self.life = host.life
+        self._batches = {attempt.batch.index: attempt.batch for attempt in attempts}
         self.waiting = {attempt.batch.index: attempt.number for attempt in attempts}
         self.collecting: set[int] = set()
+        self.cut_off = False
         self.free = False
         self.submitted = False
         self.future: Any = None
@@ -47,10 +52,21 @@ class Flight:
         self.generation = 0
         self.lost = ""
         self.finished = False
+        self.unfetched = False
 
     @property
     def single(self) -> bool:
         return len(self.attempts) == 1
+
+    def batch(self, index: int) -> Batch:
+        """One of its batches."""
+        return self._batches[index]
+
+    def logs(self, index: int) -> tuple[str, str]:
+        """Where the log of a batch may be: its own, or that of the group."""
+        first = self.attempts[0]
+        own = attempt_name(index, self.waiting[index])
+        return f"{own}/{LOG_NAME}", group_log_name(first.batch.index, first.number)
 
     @property
     def unheard(self) -> dict[int, int]:
@@ -83,12 +99,14 @@ class Flight:
     @property
     def guilty(self) -> bool:
         """True if its batch may be what ended its worker. Nobody is blamed for a host that was cut
-        off, or for a scheduler.
+        off, for a scheduler, or for a result that was lost on its way.
         """
-        if self.stranded is not None or self.ended is None:
+        if self.stranded is not None or self.ended is None or self.unfetched:
             return False
         if not self.lost or self.finished:
             return True
+        if self.cut_off:
+            return False
         return self.gone is not None and 0 <= self.gone - self.ended <= _DEATH
 
 
@@ -144,9 +162,10 @@ class Flights:
         flight.ended = time.monotonic()
         self._free(flight)
 
-    def gone(self, flight: Flight) -> None:
-        """Its worker is gone."""
+    def gone(self, flight: Flight, *, cut_off: bool) -> None:
+        """Its worker is gone, `cut_off`: with its host's agent or lease."""
         flight.gone = time.monotonic()
+        flight.cut_off = cut_off
         self._free(flight)
 
     def strand(self, flight: Flight) -> None:

@@ -17,21 +17,20 @@ from msgspec import Struct
 
 from dask_runner.batch import Attempt, LogSlice, Outcome, OutcomeStatus
 from dask_runner.cluster.interface import Transfer
-from dask_runner.downloads import is_url
-from dask_runner.errors import ClusterError, StorageError
+from dask_runner.downloads import SLOWEST, is_url
+from dask_runner.errors import ClusterError, HostGoneError, RunnerError, StorageError
 from dask_runner.fetching import Fetcher, cannot_write, make_folder
 from dask_runner.files import path_to_text
+from dask_runner.host_line import HostLine
 from dask_runner.manifest import Note, NoteKind
 from dask_runner.run_folder import LOG_NAME, RunFolder, attempt_name, group_log_name
 from dask_runner.sources import Look, Source, Sources
-from dask_runner.waiting import all_of, value
+from dask_runner.waiting import all_of
 
 _log = logging.getLogger(__name__)
 
 # A file's time comes in seconds from the host, as a float.
 _SAME_TIME = 1e-6
-# Of copies to or from one host at a time: they share its connection.
-_COPIES = 8
 # Between a file's arrival and its use, others may need its room.
 _TRIES = 3
 
@@ -48,14 +47,13 @@ class Room(Struct, frozen=True, kw_only=True):
 
 class Wish(Struct, frozen=True, kw_only=True):
     """What is the same for all hosts: the settings' `mode` and `cache`, the run's folders, the
-    `shipped` one among them, and the name `holder` under which the host keeps files for us.
+    and the `shipped` one among them.
     """
 
     mode: str
     cache: str
     folder: RunFolder
     shipped: Path | None
-    holder: str
     note: Callable[[Note], None]
 
 
@@ -66,7 +64,9 @@ class HostFiles:
         self.name = name
         self.description = ""
         self._wish = wish
-        self._transfer = transfer
+        self._line = HostLine(name, transfer)
+        # Of this object alone: what one of an earlier agent's life gives up is not ours.
+        self._holder = f"{transfer.holder}/{secrets.token_hex(4)}"
         self._sources = sources
         self._decision: asyncio.Task[None] | None = None
         self._attempts = ""
@@ -74,10 +74,10 @@ class HostFiles:
         self._shipped = ""
         self._inputs_shared: dict[str, bool] = {}
         self._pushes: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._begun: set[tuple[int, int]] = set()
         self._pins: dict[tuple[int, int], list[str]] = {}
         self._group_logs: set[str] = set()
-        self._copies = asyncio.Semaphore(_COPIES)
-        self._fetcher = Fetcher(name, wish.folder, transfer, sources, self._copies)
+        self._fetcher = Fetcher(wish.folder, self._line, sources)
 
     def ready(self, attempts: Sequence[Attempt]) -> Room | None:
         """The group's room if nothing has to be asked or copied for it."""
@@ -86,6 +86,10 @@ class HostFiles:
         if not all(self._inputs_shared.get(path, False) for path in input_paths(attempts)):
             return None
         return Room(attempts_folder=self._attempts, shipped=self._shipped)
+
+    def begin(self, attempts: Sequence[Attempt]) -> None:
+        """A room will be asked for: there is something to be given up when the group is over."""
+        self._begun.add(_key(attempts))
 
     async def room(self, attempts: Sequence[Attempt]) -> Room:
         """The group's room, once its inputs are there. Raises BadInputError for an input that is
@@ -97,10 +101,16 @@ class HostFiles:
         copied = [path for path in paths if not self._inputs_shared.get(path, False)]
         self._describe(copied, paths)
         if not copied:
+            self._begun.discard(_key(attempts))
             return Room(attempts_folder=self._attempts, shipped=self._shipped)
         sources = [await self._sources.source(path) for path in copied]
         there = await self._cached(sources)
-        self._pins[_key(attempts)] = [source.item.sha256 for source in sources]
+        hashes = [source.item.sha256 for source in sources]
+        if _key(attempts) not in self._begun:
+            # The group is over already; who asked does not wait any more.
+            await self._release(hashes)
+            raise ClusterError(f"{self.name}: the group was given up while its inputs were copied")
+        self._pins[_key(attempts)] = hashes
         return Room(
             attempts_folder=self._attempts,
             paths=dict(zip(copied, there, strict=True)),
@@ -113,7 +123,7 @@ class HostFiles:
 
     def has_nothing_of(self, attempts: Sequence[Attempt]) -> bool:
         """Whether there is nothing to do when the group is over."""
-        return self._outputs_shared and _key(attempts) not in self._pins
+        return self._outputs_shared and _key(attempts) not in self._begun
 
     async def collect(self, outcome: Outcome) -> None:
         """Bring an attempt's outputs and log home. Raises ClusterError if that is impossible,
@@ -140,6 +150,7 @@ class HostFiles:
         """
         logs = {group_log_name(a.batch.index, a.number) for a in attempts} & self._group_logs
         self._group_logs -= logs
+        self._begun.discard(_key(attempts))
         hashes = self._pins.pop(_key(attempts), [])
         try:
             if not self._outputs_shared:
@@ -160,7 +171,7 @@ class HostFiles:
         with suppress(ClusterError):
             await self._release(None)
             if not self._outputs_shared:
-                await self._ask("remove", {"path": self._attempts})
+                await self._line.ask("remove", {"path": self._attempts})
 
     async def _decided(self) -> None:
         if self._decision is None or (self._decision.done() and self._decision.exception()):
@@ -174,7 +185,7 @@ class HostFiles:
         if self._outputs_shared:
             self._attempts = path_to_text(folder.attempts)
         else:
-            self._attempts = await self._ask("folder", {"run": self._wish.holder.replace("/", ".")})
+            self._attempts = await self._line.ask("folder", {"holder": self._line.holder})
         if self._wish.shipped is not None:
             if await self._sees(self._wish.folder.shipments, only_read=True):
                 self._shipped = path_to_text(self._wish.shipped)
@@ -191,7 +202,7 @@ class HostFiles:
         probe = folder / f".probe-{token}"
         await self._sources.run(lambda: _write_probe(probe, token))
         try:
-            seen = await self._ask("look", {"path": path_to_text(probe), "token": token})
+            seen = await self._line.ask("look", {"path": path_to_text(probe), "token": token})
         finally:
             await self._sources.run(lambda: probe.unlink(missing_ok=True))
         good = bool(seen["seen"] and (seen["writable"] or only_read))
@@ -210,7 +221,7 @@ class HostFiles:
         if self._wish.mode == "sftp":
             self._inputs_shared.update(dict.fromkeys(paths, False))
             return
-        there = await self._ask("stat", {"paths": list(paths)})
+        there = await self._line.ask("stat", {"paths": list(paths)})
         for path, found in zip(paths, there, strict=True):
             same = _same(await self._sources.look(path), found)
             if not same and self._wish.mode == "shared":
@@ -244,7 +255,8 @@ class HostFiles:
             for _ in range(_TRIES):
                 missing = [number for number in range(len(sources)) if number not in found]
                 items = [msgspec.to_builtins(sources[number].item) for number in missing]
-                answer = await self._ask_cache("has", items=items, holder=self._wish.holder)
+                size = sum(sources[number].item.bytes for number in missing)
+                answer = await self._ask_cache("has", size, items=items)
                 found |= {n: path for n, path in zip(missing, answer, strict=True) if path}
                 if len(found) == len(sources):
                     return [found[number] for number in range(len(sources))]
@@ -268,12 +280,12 @@ class HostFiles:
         await asyncio.shield(task)
 
     async def _bring(self, source: Source) -> None:
-        item = msgspec.to_builtins(source.item)
+        item, size = msgspec.to_builtins(source.item), source.item.bytes
         if source.url:
             try:
-                await self._ask_cache(
-                    "fetch-url", item=item, holder=self._wish.holder, url=source.url
-                )
+                await self._ask_cache("fetch-url", size, rate=SLOWEST, item=item, url=source.url)
+            except HostGoneError:
+                raise
             except ClusterError as error:
                 text = f"{self.name} cannot fetch {source.url}, which is copied: {error.message}"
                 data = {"host": self.name, "url": source.url}
@@ -281,12 +293,11 @@ class HostFiles:
             else:
                 return
         file = await self._sources.with_file(source)
-        incoming = await self._ask_cache("begin", item=item, holder=self._wish.holder)
+        incoming = await self._ask_cache("begin", item=item)
         try:
-            async with self._copies:
-                await value(self._transfer.push(self.name, file, incoming))
-            await self._ask_cache("commit", item=item, incoming=incoming)
-        except ClusterError:
+            await self._line.push(file, incoming, size)
+            await self._ask_cache("commit", size, item=item, incoming=incoming)
+        except RunnerError:
             with suppress(ClusterError):
                 await self._ask_cache("abandon", incoming=incoming)
             # Before the host is blamed: did we copy what we hashed?
@@ -294,16 +305,19 @@ class HostFiles:
             raise
 
     async def _remove(self, names: Iterable[str]) -> None:
-        await self._ask("remove-all", {"paths": [f"{self._attempts}/{name}" for name in names]})
+        await self._line.ask(
+            "remove-all", {"paths": [f"{self._attempts}/{name}" for name in names]}
+        )
 
     async def _release(self, hashes: Sequence[str] | None) -> None:
-        await self._ask_cache("release", holder=self._wish.holder, hashes=hashes)
+        await self._ask_cache("release", hashes=hashes)
 
-    async def _ask_cache(self, operation: str, **arguments: Any) -> Any:
-        return await self._ask(f"cache-{operation}", {"cache": self._wish.cache, **arguments})
-
-    async def _ask(self, operation: str, arguments: dict[str, Any]) -> Any:
-        return await value(self._transfer.ask(self.name, operation, arguments))
+    async def _ask_cache(
+        self, operation: str, size: int = 0, *, rate: float = 0.0, **arguments: Any
+    ) -> Any:
+        """Ask for what goes through `size` bytes."""
+        arguments |= {"cache": self._wish.cache, "holder": self._holder}
+        return await self._line.ask(f"cache-{operation}", arguments, size=size, rate=rate)
 
 
 def input_paths(attempts: Sequence[Attempt]) -> list[str]:
@@ -315,11 +329,13 @@ def _key(attempts: Sequence[Attempt]) -> tuple[int, int]:
     return attempts[0].batch.index, attempts[0].number
 
 
-def _same(here: Look, there: dict[str, float] | None) -> bool:
+def _same(here: Look, there: dict[str, Any] | None) -> bool:
+    # Size and time may be those of another file that was made with `touch`, or by a copy tool.
     return (
         there is not None
         and there["size"] == here.bytes
         and abs(there["mtime"] - here.mtime_ns / 1e9) < _SAME_TIME
+        and there["fingerprint"] == here.fingerprint
     )
 
 

@@ -14,7 +14,13 @@ import msgspec
 from dask_runner.backlog import Backlog
 from dask_runner.batch import Failure, FailureKind, Outcome, OutcomeStatus
 from dask_runner.blame import Blame, Decision
-from dask_runner.errors import BadInputError, ClusterError, RunnerError, StorageError
+from dask_runner.errors import (
+    BadInputError,
+    ClusterError,
+    HostGoneError,
+    RunnerError,
+    StorageError,
+)
 from dask_runner.flights import Flight, Flights
 from dask_runner.grouping import Grouping
 from dask_runner.manifest import Manifest, Note, NoteKind
@@ -34,8 +40,9 @@ Collected = tuple[Flight, Outcome, Future[None]]
 
 class Intake:
     """Takes in outcomes that flights wait for. `takers` gives the hosts that take batches now;
-    `good_again` is called with a host whose quarantine a good batch has ended. `peak` in bytes is
-    the most memory that a batch has used, `latest` a line for each of the last failures.
+    `good_again` is called with a host whose quarantine a good batch has ended, `unreachable` with
+    one that does not answer and why. `peak` in bytes is the most memory that a batch has used,
+    `latest` a line for each of the last failures.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class Intake:
         grouping: Grouping,
         takers: Callable[[], Collection[str]],
         good_again: Callable[[str], None],
+        unreachable: Callable[[str, str], None],
         staging: Staging,
         events: Events,
     ) -> None:
@@ -60,6 +68,7 @@ class Intake:
         self._grouping = grouping
         self._takers = takers
         self._good_again = good_again
+        self._unreachable = unreachable
         self._staging = staging
         self._events = events
         self._fresh: list[tuple[Flight, Outcome]] = []
@@ -69,11 +78,12 @@ class Intake:
 
     def hear(self, outcomes: Iterable[Outcome]) -> None:
         """Outcomes have come: they are accepted as soon as their files are here too."""
-        for outcome in outcomes:
-            flight = self._flights.awaiting(outcome)
+        for told in outcomes:
+            flight = self._flights.awaiting(told)
             if flight is None:
-                self._late(outcome)
+                self._late(told)
                 continue
+            outcome = self._credible(flight, told)
             # Marked also if all is here: the same outcome may come twice at once.
             flight.collecting.add(outcome.batch)
             if outcome.status is OutcomeStatus.RETURNED:
@@ -89,23 +99,44 @@ class Intake:
         self._events.put(("collected", (flight, outcome, files)))
 
     def collected(self, value: Collected) -> None:
-        """The files of an outcome are here, or cannot be brought. Raises StorageError if they cannot
-        be written here: our own disk is the same for every host, so no batch is to blame.
+        """The files of an outcome are here, or cannot be brought: that is its host's fault, and no
+        attempt of the batch's. Raises StorageError if they cannot be written here: our own disk is
+        the same for every host.
         """
         flight, outcome, files = value
         error = files.exception()
         if isinstance(error, StorageError):
             raise error
         if error is not None and outcome.status is OutcomeStatus.DONE:
-            failure = Failure(
-                kind=FailureKind.LOST,
-                message=f"its outputs could not be brought here: {error}",
-                fingerprint="outputs not here",
-            )
-            outcome = msgspec.structs.replace(
-                outcome, status=OutcomeStatus.FAILED, outputs=(), failure=failure
-            )
+            message = f"its outputs could not be brought here: {error}"
+            if isinstance(error, HostGoneError):
+                self._unreachable(flight.host, error.message)
+            else:
+                self._blame.accuse(flight.host, f"batch {outcome.batch}: {message}")
+            outcome = self._returned(flight, outcome.batch, message)
         self._fresh.append((flight, outcome))
+
+    def _credible(self, flight: Flight, outcome: Outcome) -> Outcome:
+        """What a host says becomes paths here. A batch that is done has its planned outputs and no
+        others; a log is where the host was told to write it.
+        """
+        if outcome.log is not None and outcome.log.path not in flight.logs(outcome.batch):
+            outcome = msgspec.structs.replace(outcome, log=None)
+        if outcome.status is not OutcomeStatus.DONE:
+            return outcome
+        names = [output.name for output in outcome.outputs]
+        planned = {output.name: output.optional for output in flight.batch(outcome.batch).outputs}
+        needed = {name for name, optional in planned.items() if not optional}
+        if len({*names}) == len(names) and needed <= {*names} <= planned.keys():
+            return outcome
+        message = f"{flight.host} says that it is done, with other outputs than planned: {names}"
+        self._blame.accuse(flight.host, f"batch {outcome.batch}: {message}")
+        failure = Failure(
+            kind=FailureKind.OUTPUT, message=message, fingerprint="outputs not as planned"
+        )
+        return msgspec.structs.replace(
+            outcome, status=OutcomeStatus.FAILED, outputs=(), failure=failure
+        )
 
     def _late(self, outcome: Outcome) -> None:
         """Nobody waits for it: its attempt was given up, or it is known already."""
@@ -142,6 +173,8 @@ class Intake:
             elif outcome.failure is not None and outcome.failure.kind in _ALONE:
                 # One of its group is guilty of something, nobody knows which.
                 self._backlog.again(outcome.batch, self._blame.avoided(outcome.batch))
+            elif avoid := self._blame.avoided(outcome.batch):
+                self._backlog.again(outcome.batch, avoid)
             else:
                 back.append(outcome.batch)
         self._backlog.put_back(back)
@@ -160,6 +193,8 @@ class Intake:
             outcomes = [_made_up(flight, index, OutcomeStatus.RETURNED) for index in flight.unheard]
         else:
             message = f"its host {flight.host} was lost while it ran there"
+            if flight.unfetched:
+                message = flight.lost
             outcomes = [self._returned(flight, index, message) for index in flight.unheard]
         self._fresh += [(flight, outcome) for outcome in outcomes]
         self.accept()
@@ -168,7 +203,9 @@ class Intake:
         """The flight's files could not be brought to its host: it has never begun. Raises the error
         again if it is not the host's or the input's.
         """
-        if isinstance(error, ClusterError):
+        if isinstance(error, HostGoneError):
+            outcomes = [_made_up(flight, index, OutcomeStatus.RETURNED) for index in flight.waiting]
+        elif isinstance(error, ClusterError):
             outcomes = [self._returned(flight, index, error.message) for index in flight.waiting]
         elif isinstance(error, BadInputError):
             failure = Failure(
@@ -211,7 +248,7 @@ class Intake:
             outcome.batch,
             failure,
             others=others,
-            incident=flight.worker if flight.lost else "",
+            incident=str(flight.life) if flight.lost else "",
         )
         line = f"batch {outcome.batch}: {failure.kind}: {failure.message[:_MESSAGE]}"
         if decision is Decision.POISON:

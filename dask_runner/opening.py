@@ -31,12 +31,14 @@ _KILOBYTE = 1000
 class Target(Struct, frozen=True, kw_only=True):
     """What to dispatch to, as the user says now: the name of a cluster ("": the one that is up,
     `local`: none but this machine), patterns of `hosts` ("": all), the most batches at a time in
-    all (0: no limit).
+    all (0: no limit), and how files come there: `staging` and `cache` as in the settings.
     """
 
     cluster: str = ""
     hosts: str = ""
     max_slots: int = 0
+    staging: str = "auto"
+    cache: str = ""
 
 
 def effective_settings(header: Header, overrides: dict[str, Any]) -> Settings:

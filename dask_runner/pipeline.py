@@ -18,7 +18,7 @@ from msgspec import Struct, field
 
 from dask_runner import run_folder, shipping
 from dask_runner.control import Control
-from dask_runner.dispatch import Dispatcher, Policy
+from dask_runner.dispatch import Dispatcher
 from dask_runner.dry_run import DryRun, check, existing_outputs
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.files import path_to_text
@@ -45,6 +45,7 @@ from dask_runner.opening import (
     open_cluster,
     rules,
 )
+from dask_runner.orders import Policy
 from dask_runner.progress import Progress
 from dask_runner.publish import Publisher
 from dask_runner.recovery import recover
@@ -61,8 +62,6 @@ from dask_runner.workloads.interface import Plan, Workload
 
 _log = logging.getLogger(__name__)
 
-_MEGABYTE = 1_000_000
-_KILOBYTE = 1000
 _SHOWN = 10
 
 
@@ -227,7 +226,14 @@ def drive(
         bits = check_numerics(state, hosts, accept=accept_numerics)
         manifest.record(cluster_note(cluster, hosts, bits))
         events: Events = SimpleQueue()
-        staging = Staging.of(manifest, cluster, settings, note=partial(put_note, events))
+        staging = Staging.of(
+            manifest,
+            cluster,
+            mode=target.staging,
+            cache=target.cache,
+            note=partial(put_note, events),
+            say=progress.say,
+        )
         Dispatcher(
             manifest=manifest,
             publisher=Publisher(folder, manifest),

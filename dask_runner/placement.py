@@ -117,10 +117,6 @@ class Placement:
         """The hosts that take batches, though maybe not at this moment."""
         return self._takers.keys()
 
-    def load_of(self, host: str) -> Load:
-        """The count of groups at a host, to be kept by who sends them."""
-        return self.load.setdefault(host, Load())
-
     def choose(self, *, ahead: int = 1, avoid: Collection[str] = ()) -> HostState | None:
         """The host with the most room for another group, relative to its slots; not one of `avoid`
         unless there are no others. None if none has room now. `ahead` groups may be on the way for

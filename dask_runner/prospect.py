@@ -55,6 +55,9 @@ class Prospects:
         self._rules = rules(settings, target)
         session = find_session(target.cluster)
         self._cluster = "" if session is None else session.name
+        self._staging = target.staging
+        if session is not None and target.staging == "auto":
+            self._staging = session.session().staging
         found = [] if session is None else status_of(session).hosts
         self._hosts = [host for host in found if self._rules.wants(host.name)]
 
@@ -79,7 +82,7 @@ class Prospects:
             cluster=self._cluster,
             hosts=tuple(rooms),
             slots=slots,
-            staging=_STAGING[self._settings.cluster.staging] if self._cluster else "",
+            staging=_STAGING[self._staging] if self._cluster else "",
             pilot=pilot,
             seconds=rounds * pilot.wall if known and pilot else 0.0,
         )

@@ -51,7 +51,7 @@ class Roster:
         self._wants = wants
         self._bits = bits
         self._raw: Mapping[str, HostState] = {}
-        self._known: dict[str, str] = {}
+        self._known: dict[str, tuple[str, int] | None] = {}
         self.hosts: dict[str, HostState] = {}
         self.refusals: dict[str, str] = {}
         self.joined: list[HostState] = []
@@ -73,27 +73,32 @@ class Roster:
             self._compare(state)
         return True
 
-    def worker(self, host: str) -> str:
-        """The address of the host's worker now; "" if it has none."""
+    def life(self, host: str) -> tuple[str, int] | None:
+        """What tells the host's worker now from all others; None if it has none."""
         state = self.hosts.get(host)
-        return "" if state is None else state.worker
+        return None if state is None else state.life
+
+    def cut_off(self, host: str) -> bool:
+        """Whether the host's last worker ended with its agent or lease."""
+        state = self.hosts.get(host)
+        return state is not None and state.cut_off
 
     def _compare(self, state: HostState) -> None:
         before = self._known.get(state.name)
-        if before == state.worker or (before is None and not state.worker):
+        if before == state.life:
             return
-        if before:
+        if before is not None:
             self._lose(state.name)
-        if not state.worker:
+        if state.life is None:
             return
-        self._known[state.name] = state.worker
-        (self.joined if before is None else self.back).append(state)
+        (self.back if state.name in self._known else self.joined).append(state)
+        self._known[state.name] = state.life
         self._check(state)
 
     def _lose(self, name: str) -> None:
-        if self._known[name]:
+        if self._known[name] is not None:
             self.lost.append(name)
-        self._known[name] = ""
+        self._known[name] = None
 
     def _check(self, state: HostState) -> None:
         self._bits.agree([state.numerics])

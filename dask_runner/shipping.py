@@ -23,7 +23,7 @@ from dask_runner.errors import BadInputError, StorageError, UsageError
 from dask_runner.files import fsync_folder, path_to_text, text_to_path
 from dask_runner.manifest import Header, Shipment, ShippedItem
 from dask_runner.run_folder import RunFolder
-from dask_runner.versions import versions
+from dask_runner.versions import modules_needed
 from dask_runner.workloads.interface import Workload
 from dask_runner.workloads.shipped import module_name
 
@@ -142,7 +142,7 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
         if given.name in named:
             raise UsageError(f"--ship {path}: {named[given.name]} has the same name")
         module = module_name(given)
-        if module in {"dask_runner", *sys.stdlib_module_names, *versions()}:
+        if module in sys.stdlib_module_names or module in modules_needed():
             raise UsageError(
                 f"--ship {path}: would take the place of the module {module}, which is imported "
                 "before anything that is shipped",

@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from dask_runner import downloads, trees
 from dask_runner.batch import InputFile
 from dask_runner.errors import BadInputError, StorageError
 from dask_runner.file_cache import Item
-from dask_runner.files import path_to_text, sha256, text_to_path
+from dask_runner.files import fingerprint, path_to_text, sha256, text_to_path
 from dask_runner.manifest import Shipment
 from dask_runner.run_folder import RunFolder
 
@@ -33,10 +34,13 @@ T = TypeVar("T")
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """A file as the driver sees it; with another size or time it is another file."""
+    """A file as the driver sees it; with another size or time it is another file. `fingerprint` as
+    in InputFile.
+    """
 
     bytes: int
     mtime_ns: int
+    fingerprint: str = ""
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -51,7 +55,7 @@ class Source(Struct, frozen=True, kw_only=True):
 
 
 class Sources:
-    """Looks at and hashes what the driver has."""
+    """Looks at and hashes what the driver has; `inputs` are to be what they were in the plan."""
 
     def __init__(
         self,
@@ -62,7 +66,7 @@ class Sources:
         shipment: Shipment | None,
     ) -> None:
         self._folder = folder
-        self._urls = {file.path: file for file in inputs if downloads.is_url(file.path)}
+        self._planned = {file.path: file for file in inputs}
         self._shipped = shipped
         self._shipment = shipment
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="sources")
@@ -71,9 +75,12 @@ class Sources:
         self._packed: Path | None = None
 
     async def look(self, path: str) -> Look:
-        """The input file as it is here. Raises BadInputError if it is not a file here."""
+        """The input file as it is here. Raises BadInputError if it is not a file here, or not what
+        was planned.
+        """
         if path not in self._looks:
-            self._looks[path] = await self.run(lambda: _look(path))
+            planned = self._planned.get(path)
+            self._looks[path] = await self.run(lambda: _identified(path, planned))
         return self._looks[path]
 
     async def source(self, path: str) -> Source:
@@ -95,7 +102,10 @@ class Sources:
     async def recheck(self, path: str) -> None:
         """Raise BadInputError if the input is not any more what was hashed."""
         before = self._looks.get(path)
-        if before is not None and await self.run(lambda: _look(path)) != before:
+        if before is None:
+            return
+        now = await self.run(lambda: _look(path))
+        if (now.bytes, now.mtime_ns) != (before.bytes, before.mtime_ns):
             raise BadInputError(f"{path}: changes while the run reads it")
 
     async def run(self, function: Callable[[], T]) -> T:
@@ -122,7 +132,7 @@ class Sources:
 
     async def _hashed(self, path: str) -> Source:
         if downloads.is_url(path):
-            file = self._urls[path]
+            file = self._planned[path]
             item = Item(sha256=file.sha256, name=downloads.name_of(path), bytes=file.bytes)
             return Source(item=item, path=path, url=path)
         look = await self.look(path)
@@ -131,6 +141,8 @@ class Sources:
             digest = await self.run(lambda: sha256(local))
         except OSError as error:
             raise BadInputError(f"{path}: {error.strerror}") from error
+        # What was looked at long ago may be another file by now.
+        await self.recheck(path)
         item = Item(sha256=digest, name=path_to_text(local.name), bytes=look.bytes)
         return Source(item=item, path=path, file=local)
 
@@ -153,6 +165,27 @@ class Sources:
             sha256=self._shipment.sha256, name=_SHIPPED, bytes=await self.run(pack), tree=True
         )
         return Source(item=item, file=target)
+
+
+def _identified(path: str, planned: InputFile | None) -> Look:
+    look = _look(path)
+    if planned is not None and look.bytes != planned.bytes:
+        raise _changed(path, f"{look.bytes} bytes instead of {planned.bytes}")
+    try:
+        found = fingerprint(text_to_path(path))
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror}") from error
+    # Not the time: a file that was touched, or brought back, is what it was.
+    if planned is not None and found != planned.fingerprint:
+        raise _changed(path, "its content has changed")
+    return msgspec.structs.replace(look, fingerprint=found)
+
+
+def _changed(path: str, what: str) -> BadInputError:
+    return BadInputError(
+        f"{path}: {what}, since the run was planned",
+        hint="bring it back, or `dask-runner rerun --accept-changed-inputs`",
+    )
 
 
 def _look(path: str) -> Look:

@@ -7,9 +7,8 @@ StorageError this machine's disk, ClusterError the host.
 """
 
 import asyncio
-import secrets
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,10 @@ from dask_runner.downloads import is_url, local_copy
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.files import path_to_text
 from dask_runner.host_files import HostFiles, Room, Wish, input_paths
-from dask_runner.manifest import Manifest, Note, Shipment
+from dask_runner.manifest import Manifest, Note, NoteKind, RunState, Shipment
 from dask_runner.run_folder import RunFolder
-from dask_runner.settings import Settings
 from dask_runner.sources import Sources
+from dask_runner.verify import changed_inputs
 
 __all__ = ["Room", "Staging"]
 
@@ -36,7 +35,10 @@ T = TypeVar("T")
 
 
 class Staging:
-    """The files of one session of dispatch. `mode` and `cache` are those of the settings."""
+    """The files of one session of dispatch. `mode` and `cache` are those of the settings;
+    `accepted` are inputs that are not what was planned, with the user's consent; `say` is called
+    (by any thread) with a line for the user.
+    """
 
     def __init__(
         self,
@@ -49,20 +51,27 @@ class Staging:
         shipped: Path | None = None,
         shipment: Shipment | None = None,
         cache: str = "",
+        accepted: Collection[str] = (),
+        say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._wish = Wish(
             mode=mode,
             cache=cache,
             folder=folder,
             shipped=shipped,
-            holder=f"{folder.timestamp}/{secrets.token_hex(4)}",
-            note=note,
+            note=self._take_note,
         )
+        self._note, self._say, self._said = note, say, False
         self._transfer = transfer
         self._urls = {file.path: file for file in inputs if is_url(file.path)}
         self._copies: dict[str, str] = {}
-        self._sources = Sources(folder, inputs=inputs, shipped=shipped, shipment=shipment)
-        self._hosts: dict[str, tuple[str, HostFiles]] = {}
+        self._sources = Sources(
+            folder,
+            inputs=[file for file in inputs if file.path not in accepted],
+            shipped=shipped,
+            shipment=shipment,
+        )
+        self._hosts: dict[str, tuple[tuple[str, int] | None, HostFiles]] = {}
         self._where: dict[tuple[int, int], HostFiles] = {}
         self._ending: set[Future[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,26 +82,32 @@ class Staging:
         cls,
         manifest: Manifest,
         cluster: Cluster,
-        settings: Settings,
         *,
+        mode: str = "auto",
+        cache: str = "",
         note: Callable[[Note], None],
+        say: Callable[[str], None],
     ) -> Self:
-        """Of a run on a cluster. Raises BadInputError if what was shipped is damaged, UsageError if
-        the cache would be somewhere else for every process.
+        """Of a run on a cluster; where its user has no other wish than `auto`, the wish of the
+        cluster's holds. Raises BadInputError if what was shipped is damaged, UsageError if the
+        cache would be somewhere else for every process.
         """
-        cache = settings.cluster.cache
         if cache and not cache.startswith(("/", "~")):
             raise UsageError(f"cluster.cache: {cache!r} is not an absolute path")
-        state = manifest.state
+        state, transfer = manifest.state, cluster.transfer
+        if mode == "auto" and transfer is not None:
+            mode = transfer.staging
         return cls(
-            mode=settings.cluster.staging,
+            mode=mode,
             cache=cache,
             folder=manifest.folder,
-            transfer=cluster.transfer,
+            transfer=transfer,
             note=note,
+            say=say,
             inputs=state.inputs,
             shipped=shipping.shipped_folder(state.header, manifest.folder),
             shipment=state.header.shipped,
+            accepted=_accepted(state),
         )
 
     def room(self, host: HostState, attempts: Sequence[Attempt]) -> "Future[Room]":
@@ -106,7 +121,10 @@ class Staging:
         for attempt in attempts:
             self._where[attempt.batch.index, attempt.number] = files
         ready = files.ready(attempts)
-        return _done(ready) if ready is not None else self._start(files.room(attempts))
+        if ready is not None:
+            return _done(ready)
+        files.begin(attempts)
+        return self._start(files.room(attempts))
 
     def collect(self, host: str, outcome: Outcome) -> "Future[None]":
         """The attempt's outputs and log are in its folder here, and durable; at once if they were
@@ -145,10 +163,12 @@ class Staging:
         """
         wait(list(self._ending), timeout=_LEAVE)
         if self._loop is not None and self._thread is not None:
-            asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
+            leaving = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
+            wait([leaving], timeout=2 * _LEAVE)
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._thread.join(_LEAVE)
+            if not self._thread.is_alive():
+                self._loop.close()
             self._loop = None
         self._sources.close()
 
@@ -158,17 +178,24 @@ class Staging:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _take_note(self, note: Note) -> None:
+        """In a run of many hosts a line for each would be noise: the first one tells."""
+        self._note(note)
+        if self._wish.mode == "auto" and not self._said and "copied" in note.data.values():
+            self._said = True
+            self._say(f"files are copied for hosts without the folders here ({note.text})")
+
     def _is_here(self, host: HostState) -> bool:
         """Whether the host has our files by its nature. To copy always is a wish all the same."""
         return self._transfer is None or (host.local and self._wish.mode != "sftp")
 
     def _files(self, host: HostState) -> HostFiles:
         """Anew for each worker: its agent may be a new one as well."""
-        worker, files = self._hosts.get(host.name, ("", None))
-        if files is None or worker != host.worker:
+        life, files = self._hosts.get(host.name, (None, None))
+        if files is None or life != host.life:
             assert self._transfer is not None
             files = HostFiles(host.name, self._wish, self._transfer, self._sources)
-            self._hosts[host.name] = host.worker, files
+            self._hosts[host.name] = host.life, files
         return files
 
     def _room_here(self, attempts: Sequence[Attempt]) -> "Future[Room]":
@@ -206,19 +233,28 @@ class Staging:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _leave(self) -> None:
-        loop = asyncio.get_running_loop()
-        ours = asyncio.current_task()
-        for task in asyncio.all_tasks(loop):
-            if task is not ours:
-                task.cancel()
+        await _cancel_all(0)
         leaving = [asyncio.ensure_future(files.leave()) for _, files in self._hosts.values()]
         if leaving:
-            _, late = await asyncio.wait(leaving, timeout=_LEAVE)
-            for task in late:
-                task.cancel()
-        await asyncio.gather(
-            *(task for task in asyncio.all_tasks(loop) if task is not ours), return_exceptions=True
-        )
+            await asyncio.wait(leaving, timeout=_LEAVE)
+        # Those of the first time may be tidying up, for which some hosts take too long.
+        await _cancel_all(1.0)
+
+
+def _accepted(state: RunState) -> set[str]:
+    """The inputs that have changed since the plan, which the user has accepted."""
+    if not any(note.kind == NoteKind.CHANGED_INPUTS for note in state.notes):
+        return set()
+    return {file.path for file in state.inputs if changed_inputs([file], thorough=False)}
+
+
+async def _cancel_all(patience: float) -> None:
+    """Cancel all other tasks of this loop, and wait for their end for `patience` s."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=patience)
 
 
 def _done(value: T) -> "Future[T]":

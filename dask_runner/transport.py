@@ -2,14 +2,14 @@
 
 Owns the client and what is sent with it. All that it hears goes into a queue of events, as
 (kind, value): `stream` (encoded outcomes), `end` (a GroupEnd), `client` (a new one, with the
-generation of its scheduler). Others put `room`, `collected` and `note` there: one thread writes the
-manifest. Refuses to know what is sent.
+generation of its scheduler), `defect` (an exception that a thread of ours ended with). Others put
+`room`, `collected` and `note` there: one thread writes the manifest. Refuses to know what is sent.
 """
 
 import logging
 import queue
 import threading
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from msgspec import Struct
@@ -37,14 +37,15 @@ def put_note(events: Events, note: Note) -> None:
 
 class GroupEnd(Struct, frozen=True, kw_only=True):
     """The end of a group's task: its result, or why there is none. `finished`: it does not run any
-    more on its host, though there is no result. `stranded`: nobody knows, since the scheduler or
-    the way to it is lost.
+    more on its host, though there is no result; `unfetched`: there was one. `stranded`: nobody
+    knows, since the scheduler or the way to it is lost.
     """
 
     key: str
     result: bytes = b""
     lost: str = ""
     finished: bool = False
+    unfetched: bool = False
     stranded: bool = False
 
 
@@ -89,10 +90,17 @@ class Transport:
         threading.Thread(target=self._connect, name="connect", daemon=True).start()
 
     def submit(self, key: str, data: bytes, worker: str) -> Any:
-        """Send a group to a worker; its future, to be released when its end is known."""
-        future = self._client.submit(
-            run_group, data, key=key, pure=False, workers=[worker], allow_other_workers=False
-        )
+        """Send a group to a worker; its future, to be released when its end is known. Raises
+        ClusterError if the client is lost.
+        """
+        try:
+            future = self._client.submit(
+                run_group, data, key=key, pure=False, workers=[worker], allow_other_workers=False
+            )
+        except Exception as error:
+            if self._client.status == "running":
+                raise
+            raise ClusterError(f"nothing can be sent: {error}") from error
         future.add_done_callback(lambda future: self._fetchers.submit(self._fetch, key, future))
         return future
 
@@ -110,6 +118,9 @@ class Transport:
                 client = self._cluster.client()
             except ClusterError as error:
                 _log.info("no client yet: %s", error)
+            except Exception as error:  # noqa: BLE001  (a defect: it ends the run, not this thread)
+                self._events.put(("defect", error))
+                return
             else:
                 if self._closed.is_set():
                     self._dispose(client)
@@ -135,17 +146,22 @@ def _end_of(key: str, future: Any) -> GroupEnd:
     """What a task's future says. Dask's words about a dead worker are about its keys; an exception
     is a defect of ours on the host, and must be seen.
     """
+    lost = "its result is lost"
     try:
         if future.status == "finished":
             return GroupEnd(key=key, result=future.result(timeout=_FETCH_TIMEOUT), finished=True)
-        if future.status != "error":
-            return GroupEnd(key=key, stranded=True)
-        error = future.exception(timeout=_FETCH_TIMEOUT)
-    except (OSError, TimeoutError, CancelledError) as missing:
-        # Of a client that is lost just now, all futures are cancelled.
-        lost = f"its result could not be fetched: {missing}"
-        cancelled = future.status == "cancelled"
-        return GroupEnd(key=key, lost=lost, finished=True, stranded=cancelled)
+        if future.status == "error":
+            return _failed(key, future.exception(timeout=_FETCH_TIMEOUT))
+    except Exception as missing:  # noqa: BLE001  (whatever it is, dispatch waits for the end)
+        lost = f"its result could not be fetched: {type(missing).__name__}: {missing}"
+    # Of a client that is lost, perhaps just now, all futures are cancelled.
+    if future.status == "cancelled":
+        return GroupEnd(key=key, stranded=True)
+    # It had ended; since then its worker may have, with the result.
+    return GroupEnd(key=key, lost=lost, finished=True, unfetched=True)
+
+
+def _failed(key: str, error: BaseException) -> GroupEnd:
     if type(error).__name__ == "KilledWorker":
         return GroupEnd(key=key, lost="the worker that ran it was lost")
     text = f"the worker that ran it failed: {type(error).__name__}: {error}"

@@ -9,8 +9,10 @@ from typing import Any
 from dask_runner.errors import BadInputError, StorageError
 
 
-async def value(future: "Future[Any]") -> Any:
-    """The value of a future of another thread, which is never cancelled by us."""
+async def value(future: "Future[Any]", patience: float) -> Any:
+    """The value of a future of another thread, which is never cancelled by us. Raises TimeoutError
+    if it has none after `patience` s.
+    """
     loop = asyncio.get_running_loop()
     mine: asyncio.Future[Any] = loop.create_future()
 
@@ -28,7 +30,8 @@ async def value(future: "Future[Any]") -> Any:
             loop.call_soon_threadsafe(settle)
 
     future.add_done_callback(done)
-    return await mine
+    async with asyncio.timeout(patience):
+        return await mine
 
 
 async def all_of(work: Iterable[Coroutine[Any, Any, None]]) -> None:

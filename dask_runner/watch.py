@@ -6,12 +6,14 @@ to touch outcomes.
 
 import logging
 import time
+from typing import Any
 
 from dask_runner.backlog import Backlog
 from dask_runner.blame import Blame, Verdict
 from dask_runner.cluster.interface import Cluster, HostState
 from dask_runner.flights import Flights
 from dask_runner.manifest import Manifest, Note, NoteKind
+from dask_runner.pauses import Pauses
 from dask_runner.placement import Placement, Rules
 from dask_runner.progress import duration
 from dask_runner.roster import Bits, Roster
@@ -20,7 +22,10 @@ _log = logging.getLogger(__name__)
 
 # A host under quarantine is used again if there has been no other for so many seconds.
 _LONELY = 60.0
+# That nothing runs is noted after so many seconds.
+_STILL = 60.0
 _SHOWN = 20
+_REASONS = 3
 
 
 class Watch:
@@ -46,7 +51,8 @@ class Watch:
         self._backlog = backlog
         self._flights = flights
         self._roster = Roster(cluster, rules.wants, bits)
-        self._known: tuple[int, int] = (-1, -1)
+        self._pauses = Pauses()
+        self._known: tuple[Any, ...] = ()
         self._reasons: dict[str, str] = {}
         self._restarting: set[str] = set()
         self._lonely: float | None = None
@@ -54,6 +60,8 @@ class Watch:
         self._trials: set[str] = set()
         self._generation = cluster.generation
         self._began = False
+        self._still: float | None = None
+        self._told = False
 
     def look(self, peak: int) -> None:
         """Take in what has changed; `peak` in bytes is the most memory that a batch has used."""
@@ -67,13 +75,14 @@ class Watch:
                 self._distrust(verdict)
         if self._reasons:
             self._look_at_quarantine()
-        known = (self._blame.revision, peak)
+        paused = frozenset(self._pauses.now())
+        known = (self._blame.revision, peak, paused)
         if changed or known != self._known:
             self._known = known
             self._placement.update(
                 self._roster.hosts,
                 peak=peak,
-                excluded={*self._roster.refusals, *self._blame.quarantined()},
+                excluded={*self._roster.refusals, *self._blame.quarantined(), *paused},
                 suspects={*self._blame.suspects, *self._blame.on_probation()},
             )
 
@@ -100,15 +109,51 @@ class Watch:
             self._cluster.demand(*demand)
 
     def waiting(self) -> str:
-        """What is waited for, with the first host's reason; "" if there are hosts that take batches."""
+        """What is waited for, with the first hosts' reasons; "" if there are hosts that take
+        batches.
+        """
         if self._placement.takers():
             return ""
-        reasons = [f" ({host}: {reason})" for host, reason in self.troubles().items()]
-        return f"no host takes batches now{''.join(reasons[:1])}"
+        reasons = [f"{host}: {reason}" for host, reason in self.troubles().items()]
+        more = f"; and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
+        words = f" ({'; '.join(reasons[:_REASONS])}{more})" if reasons else ""
+        return f"no host takes batches now{words}"
 
     def on_trial(self, host: str) -> bool:
         """True if the next batch decides about the host: it gets one at a time."""
         return host in self._blame.suspects or host in self._blame.on_probation()
+
+    def unreachable(self, host: str, reason: str) -> None:
+        """A host did not answer. That is nobody's fault, and may have passed in a moment."""
+        self._pauses.begin(host, reason)
+
+    def reached(self, host: str) -> None:
+        """A host has answered."""
+        self._pauses.end(host)
+
+    def standstill(self, reason: str) -> None:
+        """`reason` is why nothing runs and nothing can be sent; "" if that is not so. There is no
+        limit: what is missing may be back on Monday. But who looks must see it.
+        """
+        now = time.monotonic()
+        if not reason:
+            if self._told:
+                text = f"batches run again, after {duration(now - (self._still or now))}"
+                self._manifest.record(Note(kind=NoteKind.STANDSTILL, text=text))
+            self._still, self._told = None, False
+            return
+        self._still = now if self._still is None else self._still
+        if self._told or now - self._still < _STILL:
+            return
+        self._told = True
+        text = (
+            f"nothing has run for {duration(now - self._still)}: {reason}; the run goes on as soon "
+            "as a host takes batches"
+        )
+        _log.warning("%s (`dask-runner hosts add`, or Ctrl-C ends it)", text)
+        self._manifest.record(
+            Note(kind=NoteKind.STANDSTILL, text=text, data={"hosts": self.troubles()})
+        )
 
     def good_again(self, host: str) -> None:
         """A batch has passed on a host under quarantine."""
@@ -128,6 +173,7 @@ class Watch:
     def troubles(self) -> dict[str, str]:
         """Why a host takes no batches now."""
         found = {}
+        paused = self._pauses.now()
         for name, state in self._roster.hosts.items():
             if name in self._reasons:
                 found[name] = f"quarantine: {self._reasons[name]}"
@@ -137,6 +183,8 @@ class Watch:
                 found[name] = "not up"
             elif state.refusal:
                 found[name] = state.refusal
+            elif name in paused:
+                found[name] = f"no answer: {paused[name]}"
         return found
 
     def _restarted(self) -> None:
@@ -165,11 +213,11 @@ class Watch:
         self._began = True
 
     def _lost(self, host: str) -> None:
-        worker = self._roster.worker(host)
+        life = self._roster.life(host)
         cut_off = self._roster.cut_off(host)
         batches = []
         for flight in self._flights:
-            if flight.host == host and flight.worker != worker and flight.gone is None:
+            if flight.host == host and flight.life != life and flight.gone is None:
                 batches += [*flight.unheard]
                 self._flights.gone(flight, cut_off=cut_off)
         if host in self._restarting:
@@ -178,6 +226,7 @@ class Watch:
         self._note(NoteKind.LOST_HOST, text, host, batches=batches[:_SHOWN], number=len(batches))
 
     def _joined(self, state: HostState, text: str) -> None:
+        self._pauses.end(state.name)
         self._note(
             NoteKind.JOINED,
             text,

@@ -1,10 +1,12 @@
 """Hosts that are folder trees of this machine: a real `Transfer` with the real host operations.
 
 What a host `sees` is the driver's; any other path of the driver's is, on the host, a path below the
-host's `root`. Everything passes through JSON, as it does on the way to a real agent. `asked` and
-`pushed` count; a test may hold copies back, break them, or cut the host off.
+host's `root`. Everything passes through JSON, as it does on the way to a real agent. `asked` and `pushed`
+count; a test may hold copies back (`gate`), or the operations that are `stuck` (until `freed`),
+break copies, or cut the host off.
 """
 
+import secrets
 import shutil
 import threading
 from collections import Counter
@@ -38,6 +40,8 @@ class FolderHost:
         self.asked: Counter[str] = Counter()
         self.pushed: Counter[str] = Counter()
         self.lost = False
+        self.stuck: set[str] = set()
+        self.freed = threading.Event()
         self.spoil = lambda path: None
         self.gate = threading.Event()
         self.gate.set()
@@ -56,6 +60,8 @@ class FolderHost:
 
     def do(self, operation: str, arguments: dict[str, Any]) -> Any:
         self.asked[operation] += 1
+        if operation in self.stuck:
+            assert self.freed.wait(60)
         arguments = msgspec.json.decode(msgspec.json.encode(arguments))
         keys = ("path", "paths") if operation in {"look", "stat"} else ("cache",)
         for key in keys:
@@ -73,7 +79,9 @@ class FolderHost:
 class FolderTransfer:
     """The way to all of them."""
 
-    def __init__(self, *hosts: FolderHost) -> None:
+    def __init__(self, *hosts: FolderHost, staging: str = "auto") -> None:
+        self.holder = f"20261120T225745Z/{secrets.token_hex(4)}"
+        self.staging = staging
         self.hosts = {host.name: host for host in hosts}
         self._threads = ThreadPoolExecutor(16)
 
@@ -91,9 +99,11 @@ class FolderTransfer:
 
         return self._do(host, work)
 
-    def fetch(self, host: str, source: str, target: Path) -> "Future[None]":
+    def fetch(self, host: str, source: str, target: Path, limit: int) -> "Future[None]":
         def work() -> None:
             there = self.hosts[host]
+            size = there.here(text_to_path(source)).lstat().st_size
+            assert size <= limit, f"{source}: has {size} bytes, more than {limit}"
             shutil.copyfile(there.here(text_to_path(source)), target)
             there.spoil(target)
 

@@ -1,13 +1,17 @@
 """The commands that start and end a cluster: up, down; and `hosts add`, `hosts drain`."""
 
 import importlib.util
+import logging
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -21,6 +25,8 @@ from dask_runner.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from dask_runner.cluster.control import Farewell
     from dask_runner.cluster.manager.request import UpRequest
     from dask_runner.cluster.status import ClusterStatus
@@ -34,6 +40,9 @@ Hostfile = Annotated[
 ]
 
 _POLL = 0.1
+_SCREEN_PATIENCE = 2.0
+# Of the status, before the next one is dropped.
+_WAITING = 2
 _DETACH_TIMEOUT = 120.0
 _TAIL = 3000
 
@@ -121,12 +130,59 @@ def _foreground(request: "UpRequest") -> None:
     from dask_runner.reports.terminal import render
 
     err.print(f"starting {len(request.hosts)} host(s); Ctrl-C ends the cluster")
-    if err.is_terminal:
-        with Live(console=err, auto_refresh=False, transient=True) as live:
-            farewell = bring_up(request, lambda status: live.update(render(status), refresh=True))
-    else:
-        farewell = bring_up(request, _Lines().show)
+    with _log_aside():
+        if err.is_terminal:
+            with (
+                Live(console=err, auto_refresh=False, transient=True) as live,
+                _Screen(lambda status: live.update(render(status), refresh=True)) as screen,
+            ):
+                farewell = bring_up(request, screen.show)
+        else:
+            with _Screen(_Lines().show) as screen:
+                farewell = bring_up(request, screen.show)
     _say_farewell(farewell)
+
+
+class _Screen:
+    """Draws in a thread of its own: a terminal that is not read (Ctrl-S, a laptop that sleeps) must
+    not make the manager stand still, and the hosts end for want of its echoes.
+    """
+
+    def __init__(self, draw: "Callable[[ClusterStatus], None]") -> None:
+        self._draw = draw
+        self._news: queue.SimpleQueue[ClusterStatus | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._news.put(None)
+        self._thread.join(_SCREEN_PATIENCE)
+
+    def show(self, status: "ClusterStatus") -> None:
+        if self._news.qsize() < _WAITING:
+            self._news.put(status)
+
+    def _run(self) -> None:
+        while (status := self._news.get()) is not None:
+            self._draw(status)
+
+
+@contextmanager
+def _log_aside() -> "Iterator[None]":
+    """Log in a thread of its own, for the same reason."""
+    root = logging.getLogger()
+    handlers, news = root.handlers[:], queue.SimpleQueue[Any]()
+    listener = QueueListener(news, *handlers)
+    root.handlers[:] = [QueueHandler(news)]
+    listener.start()
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        listener.stop()
 
 
 class _Lines:

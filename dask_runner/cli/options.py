@@ -104,8 +104,14 @@ def target(loaded: LoadedSettings, hosts: str, max_slots: int | None) -> "Target
     """What the user wants to dispatch to."""
     from dask_runner.opening import Target
 
-    cluster = loaded.settings.cluster.name
-    return Target(cluster=cluster, hosts=hosts, max_slots=max_slots or 0)
+    cluster = loaded.settings.cluster
+    return Target(
+        cluster=cluster.name,
+        hosts=hosts,
+        max_slots=max_slots or 0,
+        staging=cluster.staging,
+        cache=cluster.cache,
+    )
 
 
 def argv() -> tuple[str, ...]:

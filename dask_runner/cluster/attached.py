@@ -7,6 +7,7 @@ what the manager tells; when the connection ends, the manager ends what this run
 import itertools
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +19,7 @@ from dask_runner.cluster import control
 from dask_runner.cluster.connecting import connect_client
 from dask_runner.cluster.interface import ClusterConfig, HostState
 from dask_runner.cluster.session import SessionFolder
-from dask_runner.errors import ClusterError
+from dask_runner.errors import ClusterError, HostGoneError
 from dask_runner.files import path_to_text
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class ControlClient:
         return answer
 
     def value(self, kind: Any, *, patience: float = _PATIENCE, **fields: Any) -> Any:
-        """The value of a request, waited for. Raises ClusterError."""
+        """The value of a request, waited for. Raises ClusterError, or what the reply says."""
         try:
             return self.ask(kind, **fields).result(patience)
         except TimeoutError as error:
@@ -81,6 +82,7 @@ class ControlClient:
         except OSError:
             _log.debug("the manager has closed it already")
         self._reader.join(_PATIENCE)
+        self._file.close()
         self._connection.close()
 
     def _read(self) -> None:
@@ -93,10 +95,12 @@ class ControlClient:
                     self._resolve(answer)
         except OSError as error:
             _log.debug("control connection: %s", error)
-        closing, self._ended = self._ended, True
-        self._give_up()
-        if not closing:
-            self.on_end()
+        finally:
+            # Whatever it was: nobody may wait for answers, or believe an old view.
+            closing, self._ended = self._ended, True
+            self._give_up()
+            if not closing:
+                self.on_end()
 
     def _resolve(self, reply: control.Reply) -> None:
         with self._lock:
@@ -104,7 +108,7 @@ class ControlClient:
         if answer is None:
             return
         if reply.error:
-            answer.set_exception(ClusterError(reply.error, hint=reply.hint))
+            answer.set_exception(reply.exception())
         else:
             answer.set_result(reply.value)
 
@@ -112,7 +116,7 @@ class ControlClient:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
-            answer.set_exception(ClusterError(f"cluster {self._name} has ended"))
+            answer.set_exception(HostGoneError(f"cluster {self._name} has ended"))
 
 
 def _ignore(*_: object) -> None:
@@ -122,21 +126,23 @@ def _ignore(*_: object) -> None:
 class SocketTransfer:
     """Files to and from the hosts, through the manager's connections."""
 
-    def __init__(self, control_client: ControlClient) -> None:
+    def __init__(self, control_client: ControlClient, *, run: str, staging: str) -> None:
+        self.holder = f"{run}/{secrets.token_hex(4)}"
+        self.staging = staging
         self._control = control_client
 
     def ask(self, host: str, operation: str, arguments: dict[str, Any]) -> "Future[Any]":
         return self._control.ask(control.Ask, host=host, operation=operation, arguments=arguments)
 
     def push(self, host: str, source: Path, target: str) -> "Future[None]":
-        return self._copy(host, source, target, fetch=False)
+        here = path_to_text(source.absolute())
+        return self._control.ask(control.Copy, host=host, fetch=False, here=here, there=target)
 
-    def fetch(self, host: str, source: str, target: Path) -> "Future[None]":
-        return self._copy(host, target, source, fetch=True)
-
-    def _copy(self, host: str, here: Path, there: str, *, fetch: bool) -> "Future[None]":
-        text = path_to_text(here.absolute())
-        return self._control.ask(control.Copy, host=host, fetch=fetch, here=text, there=there)
+    def fetch(self, host: str, source: str, target: Path, limit: int) -> "Future[None]":
+        here = path_to_text(target.absolute())
+        return self._control.ask(
+            control.Copy, host=host, fetch=True, here=here, there=source, limit=limit
+        )
 
 
 class SshCluster:
@@ -154,7 +160,11 @@ class SshCluster:
         self._seen = threading.Event()
         self._lost = ""
         self._control = ControlClient(folder)
-        self.transfer = SocketTransfer(self._control)
+        self.transfer = SocketTransfer(self._control, run=config.run, staging=session.staging)
+
+    @property
+    def driver(self) -> str:
+        return self.transfer.holder
 
     @property
     def address(self) -> str:
@@ -173,8 +183,8 @@ class SshCluster:
     def announce(self, host: str, text: str) -> None:
         self._control.tell(control.Announce(host=host, text=text))
 
-    def cancel(self, run: str) -> None:
-        self._control.tell(control.CancelRun(run=run))
+    def cancel(self) -> None:
+        self._control.tell(control.CancelRun())
 
     def failure(self) -> str:
         return self._lost or self._view.failure
@@ -188,7 +198,8 @@ class SshCluster:
         self._control.on_view = self._on_view
         self._control.on_end = self._on_end
         try:
-            self._control.value(control.Attach, run=self._run, pid=os.getpid())
+            holder = self.transfer.holder
+            self._control.value(control.Attach, run=self._run, holder=holder, pid=os.getpid())
             self._wait_for_a_host()
         except BaseException:
             self.__exit__()

@@ -92,9 +92,9 @@ class Echo(Struct, frozen=True, kw_only=True, tag="echo"):
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
-    """Kill the batch processes of a run."""
+    """Kill the batch processes of a driver (the name that is in its groups)."""
 
-    run: str
+    driver: str
 
 
 class Pause(Struct, frozen=True, kw_only=True, tag="pause"):

@@ -4,13 +4,21 @@ A request with an `id` gets a Reply with it. A run that is attached gets a View 
 anything changes, and is over when its connection ends.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 from msgspec import Struct, field
 
 from dask_runner.cluster.interface import HostState
 from dask_runner.cluster.status import ClusterStatus
+from dask_runner.errors import (
+    BadInputError,
+    ClusterError,
+    HostGoneError,
+    RunnerError,
+    StorageError,
+    UsageError,
+)
 
 # Lines: lists of input files may be long.
 LONGEST: Final = 1 << 26
@@ -23,10 +31,13 @@ class GetStatus(Struct, frozen=True, kw_only=True, tag="status"):
 
 
 class Attach(Struct, frozen=True, kw_only=True, tag="attach"):
-    """This connection is the driver of `run`; answered when the first View has been sent."""
+    """This connection is the driver of `run`; answered when the first View has been sent. What it
+    leaves on hosts under the name `holder` is removed when it ends.
+    """
 
     id: int
     run: str
+    holder: str
     pid: int
 
 
@@ -38,9 +49,7 @@ class Demand(Struct, frozen=True, kw_only=True, tag="demand"):
 
 
 class CancelRun(Struct, frozen=True, kw_only=True, tag="cancel"):
-    """Kill the batch processes of a run on all hosts."""
-
-    run: str
+    """Kill the batch processes of the attached run on all hosts."""
 
 
 class Announce(Struct, frozen=True, kw_only=True, tag="announce"):
@@ -60,8 +69,8 @@ class Ask(Struct, frozen=True, kw_only=True, tag="ask"):
 
 
 class Copy(Struct, frozen=True, kw_only=True, tag="copy"):
-    """Copy a file or folder: `there` is a path on the host, `here` on this machine (path text).
-    With `fetch` from there to here, else the other way.
+    """Copy a file: `there` is a path on the host, `here` on this machine (path text). With `fetch`
+    from there to here, if it has no more than `limit` bytes; else the other way.
     """
 
     id: int
@@ -69,6 +78,7 @@ class Copy(Struct, frozen=True, kw_only=True, tag="copy"):
     fetch: bool
     here: str
     there: str
+    limit: int = 0
 
 
 class Add(Struct, frozen=True, kw_only=True, tag="add"):
@@ -101,13 +111,31 @@ class Farewell(Struct, frozen=True, kw_only=True):
     unconfirmed: dict[str, str]
 
 
+# What has to be told apart by who gets the answer; anything else is a ClusterError.
+_KINDS: Final[dict[str, type[RunnerError]]] = {
+    kind.__name__: kind
+    for kind in (BadInputError, ClusterError, HostGoneError, StorageError, UsageError)
+}
+
+
 class Reply(Struct, frozen=True, kw_only=True, tag="reply", omit_defaults=True):
-    """With an `error` the request failed."""
+    """With an `error` the request failed; `kind` is the name of the error's class."""
 
     id: int
     value: Any = None
     error: str = ""
     hint: str = ""
+    kind: str = ""
+
+    @classmethod
+    def failed(cls, number: int, error: RunnerError) -> Self:
+        """The answer to a request that ended in `error`."""
+        words = error.message or type(error).__name__
+        return cls(id=number, error=words, hint=error.hint, kind=type(error).__name__)
+
+    def exception(self) -> RunnerError:
+        """The error to be raised where the request came from."""
+        return _KINDS.get(self.kind, ClusterError)(self.error, hint=self.hint)
 
 
 class View(Struct, frozen=True, kw_only=True, tag="view", omit_defaults=True):

@@ -24,12 +24,12 @@ class ClusterConfig(Struct, frozen=True, kw_only=True):
 class HostState(Struct, frozen=True, kw_only=True):
     """A host of the cluster as a run sees it now.
 
-    `worker` is the Dask address of its worker, "" while it has none; it is new after each restart,
-    and what was sent to an old one is lost, its processes dead; `cut_off` says that it did not die
-    of itself, but with its agent or its lease. `share` of its `slots` are for this
-    run. `refusal` is why it takes no new batch now ("" if it does). `auto` says that the number of
-    slots was not fixed by the user, so that the memory that batches turn out to use limits it:
-    `memory_free` in bytes is what was free before anything ran.
+    `worker` is the Dask address of its worker, "" while it has none. Another worker may have the
+    same address, but never the same `start`; what was sent to an old one is lost, its processes
+    dead; `cut_off` says that it did not die of itself, but with its agent or its lease. `share` of
+    its `slots` are for this run. `refusal` is why it takes no new batch now ("" if it does).
+    `auto` says that the number of slots was not fixed by the user, so that the memory that batches
+    turn out to use limits it: `memory_free` in bytes is what was free before anything ran.
     `local` is True if the host is this machine, with this machine's files.
     """
 
@@ -37,6 +37,7 @@ class HostState(Struct, frozen=True, kw_only=True):
     slots: int
     share: int
     worker: str = ""
+    start: int = 0
     cut_off: bool = False
     numerics: str = ""
     refusal: str = ""
@@ -44,20 +45,34 @@ class HostState(Struct, frozen=True, kw_only=True):
     memory_free: int = 0
     local: bool = False
 
+    @property
+    def life(self) -> tuple[str, int] | None:
+        """What tells its worker from all others; None while it has none."""
+        return (self.worker, self.start) if self.worker else None
+
 
 class Transfer(Protocol):
     """A way to hosts for what does not pass through Dask: files. All calls return at once.
 
-    `ask` has the host's agent do an operation (cluster/host/operations.py) and gives its value;
-    `push` copies a local file or folder to a path on the host; `fetch` copies a file or folder of
-    the host to a local path. Futures raise ClusterError with the cause.
+    `holder` is the name under which hosts keep files for this driver, no other has it; `staging` is
+    how the cluster's user wants files to be brought there. `ask` has the host's agent do an
+    operation (cluster/host/operations.py) and gives its value; `push` copies a local file to a path
+    on the host; `fetch` copies a regular file of the host, of `limit` bytes at most, to a local
+    path. Futures raise ClusterError with the cause, if the host said so; HostGoneError if it did
+    not answer; StorageError if this machine cannot write.
     """
+
+    @property
+    def holder(self) -> str: ...
+
+    @property
+    def staging(self) -> str: ...
 
     def ask(self, host: str, operation: str, arguments: dict[str, Any]) -> "Future[Any]": ...
 
     def push(self, host: str, source: Path, target: str) -> "Future[None]": ...
 
-    def fetch(self, host: str, source: str, target: Path) -> "Future[None]": ...
+    def fetch(self, host: str, source: str, target: Path, limit: int) -> "Future[None]": ...
 
 
 class Cluster(Protocol):
@@ -68,6 +83,10 @@ class Cluster(Protocol):
 
     @property
     def address(self) -> str: ...
+
+    @property
+    def driver(self) -> str:
+        """A name that no other driver has: timestamps of runs in different folders may be equal."""
 
     @property
     def generation(self) -> int:
@@ -90,8 +109,8 @@ class Cluster(Protocol):
     def announce(self, host: str, text: str) -> None:
         """Show in `status` what the run found out about a host ("": it is good again)."""
 
-    def cancel(self, run: str) -> None:
-        """Kill all batch processes of the run, wherever they are."""
+    def cancel(self) -> None:
+        """Kill all batch processes of this driver, wherever they are."""
 
     def client(self) -> Any:
         """A connected `distributed.Client`. Raises ClusterError if the scheduler is gone."""

@@ -38,8 +38,10 @@ class LocalCluster:
 
     def __init__(self, config: ClusterConfig) -> None:
         self.name = f"{LOCAL}+{secrets.token_hex(4)}"
+        self.driver = f"{config.run}/{secrets.token_hex(4)}"
         self.address = ""
         self._worker = ""
+        self._starts = 0
         self._numerics = ""
         self._slots = config.slots or os.cpu_count() or 1
         self._config = config
@@ -67,6 +69,7 @@ class LocalCluster:
             slots=self._slots,
             share=self._slots,
             worker=self._worker,
+            start=self._starts,
             numerics=self._numerics,
             local=True,
         )
@@ -78,8 +81,8 @@ class LocalCluster:
     def announce(self, host: str, text: str) -> None:
         """Nobody but the run itself looks at this cluster."""
 
-    def cancel(self, run: str) -> None:
-        self._tell(Cancel(run=run))
+    def cancel(self) -> None:
+        self._tell(Cancel(driver=self.driver))
 
     def failure(self) -> str:
         return self._failure
@@ -183,6 +186,7 @@ class LocalCluster:
         elif event.kind == "scheduler":
             self.address = event.address
         elif event.kind == "worker":
+            self._starts += 1
             self._numerics, self._worker = event.numerics, event.address
             self._ready.set()
         elif self._closing:

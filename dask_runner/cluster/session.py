@@ -10,13 +10,14 @@ Owns these paths, and who may read them: folders are 0700. A folder gets its nam
 manager listens, and the cluster is up for as long as it does. Refuses to know what is talked.
 """
 
+import fcntl
 import os
 import shutil
 import socket
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,10 +34,13 @@ LOCAL = "local"
 
 T = TypeVar("T")
 
+_CONNECT_PATIENCE = 5.0
+
 
 class Session(Struct, frozen=True, kw_only=True):
     """A cluster that is up. `name` is what the user calls it, `cluster` the marker of all its
-    processes, `hostfile` where its hosts are from, `lease` in s.
+    processes, `hostfile` where its hosts are from, `lease` in s; `staging` is the setting it was
+    started with.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Session(Struct, frozen=True, kw_only=True):
     pid: int
     hostfile: str
     lease: float
+    staging: str
 
 
 class SessionFolder(Struct, frozen=True, kw_only=True):
@@ -81,9 +86,12 @@ class SessionFolder(Struct, frozen=True, kw_only=True):
     def connect(self) -> socket.socket:
         """A connection to the manager. Raises ClusterError if there is none any more."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # A manager that stands still takes nobody in.
+        connection.settimeout(_CONNECT_PATIENCE)
         try:
             with self._short("control") as path:
                 connection.connect(path)
+            connection.settimeout(None)
         except OSError as error:
             connection.close()
             raise ClusterError(
@@ -96,12 +104,20 @@ class SessionFolder(Struct, frozen=True, kw_only=True):
     def alive(self) -> bool:
         try:
             self.connect().close()
-        except ClusterError:
-            return False
+        except ClusterError as error:
+            # Somebody who does not answer is there all the same.
+            return isinstance(error.__cause__, TimeoutError)
         return True
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def is_of(self, cluster: str) -> bool:
+        """True if it is still there, and not another cluster's of the same name."""
+        try:
+            return self.session().cluster == cluster
+        except ClusterError:
+            return False
 
     @contextmanager
     def _short(self, name: str) -> Iterator[str]:
@@ -157,9 +173,12 @@ def claim(name: str) -> Iterator[tuple[SessionFolder, socket.socket]]:
     """A new session's folder under a temporary name, with the manager's socket; `publish` gives it
     its own. Removed at the end. Raises ClusterError if a cluster of that name is up.
     """
-    _refuse_live(name)
-    folder = SessionFolder(path=Path(tempfile.mkdtemp(prefix=f".{name}.", dir=state_folder())))
-    listener = folder.listen()
+    state = state_folder()
+    with _alone(state):
+        _refuse_live(name)
+        _remove_dead(state)
+        folder = SessionFolder(path=Path(tempfile.mkdtemp(prefix=f".{name}.", dir=state)))
+        listener = folder.listen()
     try:
         (folder.path / "hosts").mkdir(mode=0o700)
         yield folder, listener
@@ -171,21 +190,22 @@ def claim(name: str) -> Iterator[tuple[SessionFolder, socket.socket]]:
 def publish(folder: SessionFolder, name: str) -> SessionFolder:
     """Give a claimed folder its name. Raises ClusterError if somebody was faster."""
     target = SessionFolder(path=folder.path.parent / name)
-    for _ in range(10):
+    with _alone(folder.path.parent):
         _refuse_live(name)
-        with suppress(OSError):
-            # What a dead manager has left is moved away first: two may do this at once.
-            _set_aside(target)
-            folder.path.rename(target.path)
-            return target
-    raise ClusterError(f"{target.path} cannot be replaced", hint="remove it")
+        target.remove()  # what a dead manager has left
+        folder.path.rename(target.path)
+    return target
 
 
-def _set_aside(old: SessionFolder) -> None:
-    if old.path.exists():
-        aside = Path(tempfile.mkdtemp(prefix=".old.", dir=old.path.parent))
-        old.path.rename(aside / "session")
-        shutil.rmtree(aside, ignore_errors=True)
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Two managers that take the same name do it one after the other."""
+    descriptor = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_live(name: str) -> None:
@@ -210,8 +230,14 @@ def remove_dead() -> list[Path]:
     """Remove what managers that were killed have left, also those that had not got so far as to
     have a name. Returns the folders.
     """
+    state = state_folder()
+    with _alone(state):
+        return _remove_dead(state)
+
+
+def _remove_dead(state: Path) -> list[Path]:
     removed = []
-    for path in sorted(state_folder().iterdir()):
+    for path in sorted(state.iterdir()):
         folder = SessionFolder(path=path)
         if path.is_dir() and not folder.alive:
             folder.remove()

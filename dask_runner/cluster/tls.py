@@ -16,7 +16,8 @@ from dask_runner.cluster.credentials import Credentials
 
 # A host whose clock is a day behind still accepts the certificate.
 _CLOCK_MARGIN = timedelta(days=1)
-LIFETIME = timedelta(days=90)
+# Far longer than a cluster lives: its keys end with it, and nobody renews a certificate.
+LIFETIME = timedelta(days=1000)
 
 
 def make_credentials(cluster: str) -> Credentials:

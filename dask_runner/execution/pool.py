@@ -74,6 +74,7 @@ class _Running(Struct):
     """A group that has a slot or waits for one."""
 
     run: str
+    driver: str
     data: bytes
     since: float
     cancelled: threading.Event
@@ -120,7 +121,11 @@ class Pool:
         """
         head = GroupHead.of(data)
         running = _Running(
-            run=head.run, data=data, since=time.monotonic(), cancelled=threading.Event()
+            run=head.run,
+            driver=head.driver or head.run,
+            data=data,
+            since=time.monotonic(),
+            cancelled=threading.Event(),
         )
         with self._lock:
             self._running.append(running)
@@ -134,10 +139,12 @@ class Pool:
             with self._lock:
                 self._running.remove(running)
 
-    def cancel(self, run: str) -> int:
-        """Kill the groups of a run; returns how many there were."""
+    def cancel(self, driver: str) -> int:
+        """Kill the groups of a driver; returns how many there were."""
         with self._lock:
-            found = [one for one in self._running if one.run == run and not one.cancelled.is_set()]
+            found = [
+                one for one in self._running if one.driver == driver and not one.cancelled.is_set()
+            ]
             for one in found:
                 one.cancelled.set()
                 if one.link is not None:
@@ -203,8 +210,9 @@ class Pool:
         if link is None:
             return self._made_up(running, None)
         rest = self._collect(link, running, stream)
-        # A lease that is over ends the slot: others have the batches then, nobody is to blame.
-        over = rest is None and self._lease.over()
+        # The end of a lease ends the slot, and so does the end of the pool (its agent was killed):
+        # others have the batches then, nobody is to blame.
+        over = rest is None and (self._lease.over() or self._stopped)
         with self._lock:
             # Under the lock, so that no status and no cancel is about the slot's next group.
             running.link = None

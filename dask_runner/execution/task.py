@@ -39,7 +39,8 @@ class Group(Struct, frozen=True, kw_only=True, omit_defaults=True):
     (the workload's own `preload`). `alone`: each attempt gets a process of its own all the same.
     `paths` says where inputs are on this host that are not where the batches say, by their paths
     there; `shipped` is the folder of what the run has shipped, "" if nothing (path text);
-    `import_path` are further folders to import from.
+    `import_path` are further folders to import from. `driver` is a name that no other driver has:
+    two runs in different folders may have the same timestamp.
     """
 
     run: str
@@ -54,6 +55,7 @@ class Group(Struct, frozen=True, kw_only=True, omit_defaults=True):
     paths: dict[str, str] = field(default_factory=dict)
     shipped: str = ""
     import_path: tuple[str, ...] = ()
+    driver: str = ""
 
     def singles(self) -> list["Group"]:
         """A group for each attempt."""
@@ -65,6 +67,7 @@ class GroupHead(Struct, frozen=True, kw_only=True):
 
     run: str
     topic: str
+    driver: str = ""
     preload: tuple[str, ...] = ()
     alone: bool = False
 

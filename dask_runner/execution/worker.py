@@ -17,7 +17,7 @@ from dask_runner.execution.task import GroupHead, join_outcomes
 __all__ = [
     "PoolConfig",
     "SlotState",
-    "cancel_run",
+    "cancel_groups",
     "pause_all",
     "run_group",
     "slot_states",
@@ -55,9 +55,9 @@ def run_group(data: bytes) -> bytes:
     return join_outcomes([*parts, rest])
 
 
-def cancel_run(run: str) -> int:
-    """Kill all groups of the run on this host; their outcomes say so. Returns their number."""
-    return _pool().cancel(run)
+def cancel_groups(driver: str) -> int:
+    """Kill all groups of a driver on this host; their outcomes say so. Returns their number."""
+    return _pool().cancel(driver)
 
 
 def pause_all(paused: bool) -> None:

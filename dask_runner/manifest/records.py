@@ -99,7 +99,8 @@ class NoteKind(StrEnum):
     """Notes that the product itself writes. RERUN and TAKEOVER begin a new driver session: what
     was running then is not running any more. LOST_OUTPUT takes `done` back. CLUSTER and ENDED are
     the begin and the end of a session's dispatch; the second is missing if the driver was killed.
-    STAGING says how a host comes to its files.
+    STAGING says how a host comes to its files, STANDSTILL that nothing has run for long, or does
+    again.
     """
 
     RERUN = "rerun"
@@ -116,6 +117,7 @@ class NoteKind(StrEnum):
     RESTARTED = "cluster-restarted"
     CLUSTER = "cluster"
     STAGING = "staging"
+    STANDSTILL = "standstill"
     ENDED = "ended"
 
 

@@ -142,7 +142,8 @@ class Rig(Jobs):
 
     def close(self) -> None:
         """End the clusters that the test did not, and whatever is left then."""
-        for path in Path(self.environment["XDG_STATE_HOME"]).rglob("session.json"):
+        # All of them first: they are removed by those that end.
+        for path in [*Path(self.environment["XDG_STATE_HOME"]).rglob("session.json")]:
             session = json.loads(path.read_bytes())
             if self.folder.exists():
                 self.run("down", "--name", session["name"], expect=None)

@@ -162,3 +162,22 @@ def test_row_30_a_host_that_joins_late_is_used_at_once(make_rig):
     assert rig.notes("host-joined")[0]["data"]["host"] == late.address
     rig.down()
     assert rig.check().done == set(range(8))
+
+
+def test_a_host_without_its_agent_gets_nothing_and_fails_no_batch(make_rig):
+    rig = make_rig(1)
+    rig.environment["DASK_RUNNER_CLUSTER_STAGING"] = "sftp"
+    rig.go()
+    (rig.folder / "job.sh").write_text(
+        'echo "$1 $(hostname)" >> "$TEST_FOLDER/executions"\nsleep 0.3\necho "$1" > "$3"\n'
+    )
+    rig.up()
+    driver = rig.start(*rig.words(24, "--attempts", "1"))
+    wait_for(lambda: len(rig.executions()) >= 6, "some batches")
+    os.kill(rig.on("node01", "host_agent"), signal.SIGKILL)
+    wait_for(lambda: rig.notes("host-joined"), "another agent with a worker", 60)
+    end(driver)
+    assert not rig.notes("quarantine")
+    rig.down()
+    assert rig.check().done == set(range(24))
+    assert not [line for line in rig.lines("outcome") if line["status"] == "failed"]

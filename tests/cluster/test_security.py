@@ -6,6 +6,7 @@ One department and one cluster for all tests; those that change something come l
 
 import json
 import os
+import pwd
 import resource
 import shutil
 import signal
@@ -29,6 +30,8 @@ ADA = USERS["ada"].uid
 # No user of this machine.
 STRANGER = 64321
 ROUTES = ("/", "/status", "/health", "/metrics", "/json/counts.json", "/info/main/workers.html")
+# Root's, who is the user on the hosts.
+HOME = pwd.getpwuid(0).pw_dir
 # Where anybody may make files.
 PUBLIC = ("/tmp", "/home/scratch", "/var/tmp", "/dev/shm")
 # Dask's own names for temporary folders, old and new; ours; and what Python looks for.
@@ -221,6 +224,10 @@ def test_every_part_listens_and_who_has_the_keys_gets_in(place):
         here.unlink(missing_ok=True)
     for name in ("node01", "node03"):
         assert place.department[name].path(f"/tmp/{name}.seen").exists()
+    # Whoever else wants in finds a door: a host's own name leads to its loopback interface, but
+    # that is not where it listens, if it can be reached.
+    assert not all(place.listening("node01").values())
+    assert all(place.listening("node03").values())
 
 
 INTRUDERS = {
@@ -325,7 +332,7 @@ def test_the_key_is_in_one_file_only(place):
     # What the hosts see of this machine: code.
     seen = {*place.department.bind, *place.department.share}
     for host in place.department.hosts:
-        folders = [*PUBLIC, "/home", "/root", "/run", "/var/log"]
+        folders = [*PUBLIC, "/home", HOME, "/run", "/var/log"]
         files += _files(f"/proc/{host.pid}/root", folders, seen)
     found = []
     for path in files:
@@ -422,11 +429,11 @@ def test_who_plants_folders_like_an_agents_has_nothing_of_others_removed(place):
     host = place.department["node01"]
     (private,) = host.path("/tmp").glob("dask-runner-main-*")
     prefix = private.name[:-8]
-    precious = host.path("/root/precious")
+    precious = host.path(f"{HOME}/precious")
     precious.mkdir(mode=0o700)
     (precious / "thesis").write_text("long")
     # Names as a new agent of this cluster and host takes them for an old agent's.
-    host.run(["/bin/ln", "-s", "/root/precious", f"/tmp/{prefix}aaaaaaaa"], user="ada")
+    host.run(["/bin/ln", "-s", f"{HOME}/precious", f"/tmp/{prefix}aaaaaaaa"], user="ada")
     host.run(["/bin/mkdir", "-m", "700", f"/tmp/{prefix}bbbbbbbb"], user="ada")
     os.kill(place.rig.on("node01", "host_agent"), signal.SIGKILL)
     wait_for(lambda: not private.exists(), "a new agent to clear up")

@@ -52,7 +52,9 @@ def test_a_run_over_hosts_with_and_without_the_folder_gives_the_same_bits(make_r
     rig.run(*words, "--cluster", "local")
     reference = [file["content_hash"] for file in rig.json("merge", "last")["files"]]
     rig.up()
-    rig.run(*words)
+    words.remove("-q")
+    told = rig.run(*words).stderr
+    assert told.count("files are copied for hosts without the folders here") == 1
     assert staged(rig) == {
         "node01": ("shared", "shared"),
         "node02": ("copied", "copied"),
@@ -98,9 +100,9 @@ def test_shipped_programs_reach_hosts_without_the_folder_and_logs_come_home(make
 
 
 def test_with_staging_shared_a_host_without_the_folder_is_left_out_with_the_reason(make_rig):
+    """What `up` is told holds for the runs."""
     rig = make_rig(2, node02={"shared": False})
-    rig.environment["DASK_RUNNER_CLUSTER_STAGING"] = "shared"
-    rig.up()
+    rig.up("--staging", "shared")
     rig.go()
     rig.run(*rig.words(12), "-q")
     rig.down()

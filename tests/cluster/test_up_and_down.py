@@ -109,3 +109,24 @@ def test_hosts_may_join_and_leave(make_rig):
     assert driver.wait(60) == 0
     rig.down()
     rig.check()
+
+
+def test_two_runs_of_the_same_second_in_different_folders_know_nothing_of_each_other(make_rig):
+    rig = make_rig(2)
+    rig.up()
+    folders = [rig.folder / "a", rig.folder / "b"]
+    words = ["command", "-n", "12", "-q", "--output", "o-{index}.txt"]
+    for _ in range(2):
+        drivers = []
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+            # The same name on purpose: seconds differ between folders only by chance.
+            job = ["sh", "-c", f"echo {folder.name} > $1", "-", "{output}"]
+            drivers.append(rig.start(*words, "--runs", str(folder / "runs"), "--", *job))
+        for folder, driver in zip(folders, drivers, strict=True):
+            assert driver.wait(60) == 0
+            newest = max((folder / "runs").iterdir())
+            outputs = list(newest.glob("outputs/*"))
+            assert {path.read_text() for path in outputs} == {f"{folder.name}\n"}
+            assert len(outputs) == 12
+    rig.down()

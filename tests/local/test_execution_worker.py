@@ -67,7 +67,7 @@ def test_a_run_is_cancelled_from_the_client(client, rig, tmp_path):
     group = rig.group(act("waits_for", path=str(go)))
     future = client.submit(worker.run_group, encode_group(group), pure=False)
     until((tmp_path / "never.waiting").exists, "the batch")
-    assert list(client.run(worker.cancel_run, RUN).values()) == [1]
+    assert list(client.run(worker.cancel_groups, RUN).values()) == [1]
     (outcome,) = decode_outcomes(future.result(timeout=30))
     assert outcome.failure.kind is FailureKind.CANCELLED
 

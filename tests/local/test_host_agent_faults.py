@@ -200,10 +200,10 @@ def test_a_run_is_cancelled_and_no_other(agents, works, tmp_path):
     work = works(agent)
     future = work.start(act("escapes", pids=str(tmp_path / "pids"), then="sleeps"))
     pids = pids_in(tmp_path / "pids", 4)
-    agent.tell(Cancel(run="20010101T000000Z"))
+    agent.tell(Cancel(driver="20010101T000000Z"))
     agent.wait_vitals(lambda vitals: [slot.run for slot in vitals.slots] == [RUN], "its slot")
     assert not dead(pids)
-    agent.tell(Cancel(run=RUN))
+    agent.tell(Cancel(driver=RUN))
     (outcome,) = work.outcomes(future)
     assert dead(pids)
     assert outcome.failure.kind is FailureKind.CANCELLED

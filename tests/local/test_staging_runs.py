@@ -13,8 +13,11 @@ import dask_runner
 from dask_runner import pipeline
 from dask_runner.batch import OutcomeStatus
 from dask_runner.cluster.local import LocalCluster
+from dask_runner.control import Control
 from dask_runner.files import path_to_text
 from dask_runner.manifest import NoteKind
+from dask_runner.opening import Target
+from dask_runner.progress import QuietProgress
 
 # Reads its input, which only the driver has at that path, and what was shipped beside it.
 MODULE = """
@@ -172,9 +175,9 @@ def test_an_output_that_does_not_arrive_is_tried_again_elsewhere_or_lost(far):
     far.spoil = spoil
     original = FolderTransfer.fetch
 
-    def fetch(self: FolderTransfer, host: str, source: str, target: Path) -> Any:
+    def fetch(self: FolderTransfer, host: str, source: str, target: Path, limit: int) -> Any:
         self.hosts[host].spoil = spoil
-        return original(self, host, source, target)
+        return original(self, host, source, target, limit)
 
     FolderTransfer.fetch = fetch
     try:
@@ -186,3 +189,13 @@ def test_an_output_that_does_not_arrive_is_tried_again_elsewhere_or_lost(far):
     lost = [outcome for outcome in run.outcomes() if outcome.attempt == 2]
     assert [outcome.status for outcome in lost] == [OutcomeStatus.DONE]
     assert all(path.read_bytes().startswith(b"shipped from ") for path in run.outputs())
+
+
+def test_how_files_come_to_hosts_is_what_the_user_says_now(far):
+    run = far.start(number=4, first=2)
+    assert far.host.asked["look"] > 0
+    looked = far.host.asked["look"]
+    request = pipeline.RerunRequest(target=Target(staging="sftp"))
+    pipeline.rerun(run.path, request, control=Control(), progress=QuietProgress())
+    assert run.summary.done == 4
+    assert far.host.asked["look"] == looked, "copied without a look"

@@ -3,8 +3,11 @@
 The manifest and the publisher are real; the cluster is a stand-in that answers as it is told.
 """
 
+import hashlib
+import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as ConcurrentFuture
@@ -16,13 +19,31 @@ import msgspec
 import pytest
 
 from dask_runner import flights
-from dask_runner.batch import Batch, Failure, FailureKind, Outcome, OutcomeStatus, WorkloadSpec
+from dask_runner.batch import (
+    Attempt,
+    Batch,
+    Failure,
+    FailureKind,
+    LogSlice,
+    Outcome,
+    OutcomeStatus,
+    OutputFile,
+    PlannedOutput,
+    WorkloadSpec,
+)
 from dask_runner.cluster.interface import HostState
 from dask_runner.control import Control
-from dask_runner.dispatch import Dispatcher, Policy
-from dask_runner.errors import BadInputError, ClusterError, StorageError, UsageError
+from dask_runner.dispatch import Dispatcher
+from dask_runner.errors import (
+    BadInputError,
+    ClusterError,
+    HostGoneError,
+    StorageError,
+    UsageError,
+)
 from dask_runner.execution.task import Group, Limits, decode_group, encode_outcomes
-from dask_runner.manifest import Done, Header, Manifest, Started, Verdict
+from dask_runner.manifest import Done, Header, Manifest, Started, Verdict, records
+from dask_runner.orders import Policy
 from dask_runner.pipeline import Selection, select
 from dask_runner.placement import Rules
 from dask_runner.progress import QuietProgress, Snapshot
@@ -116,6 +137,7 @@ class StandIn:
         self.announced: list[tuple[str, str]] = []
         self.demands: list[int] = []
         self.cancelled: list[str] = []
+        self.driver = "20010101T000000Z/a-driver"
         self.refusals = 0
         self.lost = ""
 
@@ -147,8 +169,8 @@ class StandIn:
     def announce(self, host: str, text: str) -> None:
         self.announced.append((host, text))
 
-    def cancel(self, run: str) -> None:
-        self.cancelled.append(run)
+    def cancel(self) -> None:
+        self.cancelled.append(self.driver)
 
     def client(self) -> Client:
         if self.clients:
@@ -219,6 +241,13 @@ def good(group: Group) -> list[Outcome]:
         Outcome(batch=a.batch.index, attempt=a.number, status=OutcomeStatus.DONE)
         for a in group.attempts
     ]
+
+
+def slowly(outcomes: list[Outcome]) -> Held:
+    """They come after a moment."""
+    task = Held()
+    threading.Timer(0.05, task.end, kwargs={"outcomes": outcomes}).start()
+    return task
 
 
 def failing(kind: FailureKind, fingerprint: Callable[[int], str], *, final: bool = False) -> Answer:
@@ -611,7 +640,7 @@ def test_a_client_that_is_lost_alone_is_replaced_and_what_it_sent_is_ended(longe
     cluster = StandIn(answer, host("a"), host("b"))
     dispatch(longer, cluster, attempts=1)
     assert longer.state.done.batches == 60
-    assert cluster.cancelled == [longer.state.header.timestamp]
+    assert cluster.cancelled == [cluster.driver]
 
 
 def test_a_host_with_other_bits_is_refused_also_if_it_joins_late(longer):
@@ -741,7 +770,7 @@ def test_the_second_request_ends_what_runs_on_all_hosts(longer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dask_runner.dispatch._STOP_TIMEOUT", 0.3)
         dispatch(longer, cluster, control=control)
-    assert cluster.cancelled == [longer.state.header.timestamp]
+    assert cluster.cancelled == [cluster.driver]
 
 
 @pytest.mark.parametrize(("scheduler_first", "guilty"), [(True, True), (False, False)])
@@ -767,3 +796,284 @@ def test_a_batch_is_blamed_for_its_worker_only_if_that_died_and_was_not_cut_off(
     cluster = StandIn(answer, host("a"), host("b"))
     dispatch(longer, cluster, attempts=1)
     assert longer.state.failed.batches == guilty
+
+
+# ---------------------------------------------------------------- hosts that do not answer
+
+
+class Unreachable(SlowFiles):
+    """Files of hosts of which some do not answer when a group's files are to be brought there."""
+
+    def __init__(self, *errors: Exception, host: str = "b") -> None:
+        super().__init__()
+        self.errors = [*errors]
+        self.host = host
+        self.asked: list[float] = []
+
+    def room(self, host: HostState, attempts: Any) -> ConcurrentFuture[Any]:
+        if host.name == self.host:
+            self.asked.append(time.monotonic())
+            if self.errors:
+                return self._later(None, self.errors.pop(0))
+        return super().room(host, attempts)
+
+
+def test_the_only_host_is_asked_again_and_again_and_no_batch_pays_for_it(manifest):
+    files = Unreachable(*[HostGoneError("a is not up (lost)")] * 3, host="a")
+    cluster = StandIn(good, host("a"))
+    progress = Shown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dask_runner.pauses._SHORTEST", 0.25)
+        dispatch(manifest, cluster, attempts=1, staging=files, progress=progress)
+    assert manifest.state.done.batches == 6
+    waited = [b - a for a, b in itertools.pairwise(files.asked)]
+    assert all(seconds >= 0.25 * 2**n for n, seconds in enumerate(waited[:3])), waited
+    assert any("a: no answer: a is not up" in shown.waiting for shown in progress.snapshots)
+
+
+def test_many_groups_that_get_no_answer_at_once_are_one_pause(longer):
+    files = Unreachable(*[HostGoneError("b is not up (lost)")] * 4)
+    cluster = StandIn(lambda group, name: slowly(good(group)), host("a"), host("b", 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dask_runner.pauses._SHORTEST", 0.2)
+        patch.setattr("dask_runner.pauses._LONGEST", 0.2)
+        dispatch(longer, cluster, attempts=1, staging=files)
+    assert longer.state.done.batches == 60
+    assert not notes(longer, "quarantine")
+    assert "b" in cluster.places
+
+
+@pytest.mark.parametrize("kind", [HostGoneError, ClusterError])
+def test_a_host_that_is_cut_off_while_files_are_brought_there_is_good_when_it_is_back(longer, kind):
+    cluster = StandIn(lambda group, name: slowly(good(group)), host("a"), host("b"))
+
+    class Cut(SlowFiles):
+        cut = False
+
+        def room(self, host: HostState, attempts: Any) -> ConcurrentFuture[Any]:
+            if host.name != "b" or self.cut:
+                return super().room(host, attempts)
+            self.cut = True
+            future: ConcurrentFuture[Any] = ConcurrentFuture()
+
+            def end() -> None:
+                cluster.change("b", worker="")
+                future.set_exception(kind("b: its agent ended before it answered"))
+                threading.Timer(0.4, cluster.change, args=("b",), kwargs={"worker": "b:2"}).start()
+
+            threading.Timer(0.1, end).start()
+            return future
+
+    dispatch(longer, cluster, attempts=1, staging=Cut())
+    assert longer.state.done.batches == 60
+    assert not notes(longer, "quarantine")
+    assert "b" in cluster.places
+
+
+def test_a_host_that_is_lost_with_outputs_blames_nobody(longer):
+    files = SlowFiles({"collect 3": HostGoneError("the connection was lost")})
+    cluster = StandIn(lambda group, name: good(group), host("a"), host("b"))
+    dispatch(longer, cluster, attempts=1, staging=files)
+    assert longer.state.done.batches == 60
+    assert attempts_at(cluster, 3) == [1, 2]
+    assert not notes(longer, "quarantine")
+
+
+def test_outputs_that_arrive_as_others_are_the_fault_of_their_host(longer):
+    def answer(group: Group, name: str) -> Any:
+        where.update({attempt.batch.index: name for attempt in group.attempts})
+        return slowly(good(group))
+
+    where: dict[int, str] = {}
+    files = SlowFiles({"collect 3": ClusterError("arrived here with other content")})
+    cluster = StandIn(answer, host("a"), host("b"))
+    dispatch(longer, cluster, attempts=1, staging=files)
+    assert longer.state.done.batches == 60
+    (note,) = notes(longer, "quarantine")
+    assert {note["host"], where[3]} == {"a", "b"}, "it was done by the other one"
+
+
+@pytest.mark.parametrize("error", [CancelledError(), TimeoutError(), OSError(), KeyError("x")])
+def test_a_result_that_is_lost_on_its_way_costs_no_attempt(manifest, error):
+    class Lost(Task):
+        def result(self, timeout: float) -> bytes:
+            raise error
+
+    def answer(group: Group) -> Any:
+        return Lost(good(group)) if len(cluster.groups) <= 3 else good(group)
+
+    cluster = StandIn(answer)
+    dispatch(manifest, cluster, attempts=1)
+    assert manifest.state.done.batches == 6
+
+
+def test_when_dask_has_connected_again_unseen_what_runs_is_ended_before_it_runs_again(manifest):
+    held: list[Held] = []
+
+    def answer(group: Group) -> Any:
+        if held:
+            told.append([*cluster.cancelled])
+            return good(group)
+        held.append(Held())
+        threading.Timer(0.1, held[0].end, args=("cancelled",)).start()
+        return held[0]
+
+    told: list[list[str]] = []
+    cluster = StandIn(answer, host("a", 2))
+    first = cluster.connected
+    dispatch(manifest, cluster, attempts=1)
+    assert manifest.state.done.batches == 6
+    assert cluster.cancelled == [cluster.driver]
+    assert first.status == "closed"
+    assert cluster.connected is not first
+    assert told[-1] == cluster.cancelled
+
+
+def test_a_client_that_is_closed_when_a_group_is_sent_is_replaced(manifest):
+    cluster = StandIn(good)
+    first = cluster.connected
+
+    def submit(*_: Any, **__: Any) -> Task:
+        first.status = "closed"
+        raise RuntimeError("Tried sending message after closing")
+
+    first.submit = submit  # type: ignore[method-assign]
+    dispatch(manifest, cluster, attempts=1)
+    assert manifest.state.done.batches == 6
+    assert cluster.connected is not first
+
+
+def test_a_defect_in_a_thread_ends_dispatch(manifest):
+    cluster = StandIn(lambda group: Held())
+    threading.Timer(0.1, setattr, args=(cluster.connected, "status", "connecting")).start()
+
+    def client() -> Client:
+        if cluster.clients:
+            return cluster.clients.pop()
+        raise KeyError("a defect")
+
+    cluster.client = client  # type: ignore[method-assign]
+    with pytest.raises(KeyError, match="a defect"):
+        dispatch(manifest, cluster)
+
+
+def test_a_worker_with_the_address_of_the_one_before_is_another_one(longer):
+    held: list[Held] = []
+
+    def answer(group: Group, name: str) -> Any:
+        if name == "b" and not held:
+            held.append(Held())
+            threading.Timer(0.1, cluster.change, args=("b",), kwargs={"start": 2}).start()
+            return held[0]
+        return good(group)
+
+    cluster = StandIn(answer, host("a"), host("b", start=1))
+    dispatch(longer, cluster, attempts=1)
+    assert longer.state.done.batches == 60
+    (note,) = notes(longer, "lost-host")
+    assert (note["host"], note["number"]) == ("b", 1)
+    assert [note["host"] for note in notes(longer, "host-joined")] == ["b"]
+
+
+def test_that_nothing_runs_for_long_is_noted_once_and_its_end_too(manifest, monkeypatch, caplog):
+    monkeypatch.setattr("dask_runner.watch._STILL", 0.3)
+
+    def answer(group: Group) -> list[Outcome]:
+        if len(cluster.groups) == 1:
+            cluster.change("a", refusal="drained by the user")
+            threading.Timer(1.0, cluster.change, args=("a",), kwargs={"refusal": ""}).start()
+        return good(group)
+
+    cluster = StandIn(answer, host("a"))
+    progress = Shown()
+    dispatch(manifest, cluster, progress=progress, attempts=1)
+    assert manifest.state.done.batches == 6
+    first, second = [note for note in manifest.state.notes if note.kind == "standstill"]
+    assert "a: drained by the user" in first.text
+    assert first.data["hosts"] == {"a": "drained by the user"}
+    assert "run again" in second.text
+    assert any("(a: drained by the user)" in shown.waiting for shown in progress.snapshots)
+    assert "nothing has run" in caplog.text
+
+
+# ---------------------------------------------------------------- what hosts say
+
+
+@pytest.fixture
+def planned(tmp_path: Path):
+    """Batches with an output, and one that may be missing."""
+    path = tmp_path / "planned"
+    path.mkdir()
+    header = Header(
+        timestamp=path.name, workload=WorkloadSpec(name="command", configuration={}), seed=1
+    )
+    outputs = [
+        (PlannedOutput(name=f"{i}.txt"), PlannedOutput(name=f"{i}.extra", optional=True))
+        for i in range(6)
+    ]
+    batches = [Batch(index=i, workload="command", outputs=outputs[i]) for i in range(6)]
+    with Manifest.create(RunFolder.at(path), header, (), batches) as manifest:
+        yield manifest
+
+
+def made(manifest: Manifest, attempt: Attempt, *names: str) -> Outcome:
+    """The attempt is done, with these files in its folder."""
+    folder = manifest.folder.attempt(attempt.batch.index, attempt.number)
+    folder.mkdir(parents=True)
+    outputs = []
+    for name in names:
+        (folder / name).write_bytes(b"abc")
+        digest = hashlib.sha256(b"abc").hexdigest()
+        outputs.append(OutputFile(name=name, bytes=3, sha256=digest))
+    return Outcome(
+        batch=attempt.batch.index,
+        attempt=attempt.number,
+        status=OutcomeStatus.DONE,
+        outputs=tuple(outputs),
+        log=LogSlice(path=f"{folder.parent.name}/{folder.name}/log.txt"),
+    )
+
+
+@pytest.mark.parametrize(
+    "names", [(), ("2.extra",), ("2.txt", "2.txt"), ("2.txt", "3.txt"), ("2.txt", "../victim")]
+)
+def test_a_batch_is_done_with_its_planned_outputs_and_no_others(planned, names):
+    def answer(group: Group, name: str) -> list[Outcome]:
+        outcomes = []
+        for a in group.attempts:
+            own = f"{a.batch.index}.txt", f"{a.batch.index}.extra"
+            liar = a.batch.index == 2 and not liars
+            if liar:
+                liars.append(name)
+            outcome = made(planned, a, *(names if liar else own[: 1 + a.batch.index % 2]))
+            outcomes.append(outcome)
+        return outcomes
+
+    liars: list[str] = []
+    victim = planned.folder.attempt(2, 1).parent / "victim"
+    victim.parent.mkdir(parents=True)
+    victim.write_bytes(b"abc")
+    cluster = StandIn(answer, host("a"), host("b"))
+    dispatch(planned, cluster)
+    assert planned.state.done.batches == 6
+    assert attempts_at(cluster, 2) == [1, 2]
+    assert victim.exists()
+    failures = [r for r in records(planned.folder.manifest) if getattr(r, "failure", None)]
+    assert [(r.batch, r.failure.fingerprint) for r in failures] == [(2, "outputs not as planned")]
+    assert {note["host"] for note in notes(planned, "quarantine")} <= {*liars}
+
+
+def test_a_log_is_only_where_the_host_was_told_to_write_it(manifest):
+    def answer(group: Group) -> list[Outcome]:
+        paths = {0: "000/000000.1/log.txt", 1: "groups/000001.1.log"}
+        return [
+            msgspec.structs.replace(
+                outcome, log=LogSlice(path=paths.get(outcome.batch, "../../../etc/passwd"))
+            )
+            for outcome in good(group)
+        ]
+
+    dispatch(manifest, StandIn(answer))
+    assert manifest.state.done.batches == 6
+    logs = {r.batch: r.log for r in records(manifest.folder.manifest) if isinstance(r, Outcome)}
+    assert [logs[index] is not None for index in range(6)] == [True, True, *[False] * 4]

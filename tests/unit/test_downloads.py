@@ -1,12 +1,24 @@
 """Inputs that are URLs: what is understood, fetched, checked, and kept."""
 
+import datetime as dt
 import hashlib
+import http.server
+import ipaddress
 import os
+import ssl
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from dask_runner import downloads, rootfiles
 from dask_runner.batch import InputFile
@@ -244,3 +256,105 @@ def test_a_url_has_changed_if_its_hash_cannot_be_had_any_more(web, pages, thorou
     (pages / "e.root").unlink()
     (line,) = changed_inputs([file], thorough=thorough)
     assert "404" in line
+
+
+# Servers that are not to be waited for
+
+
+class Drip:
+    """What a server sends: `count` times `block`, with a pause before each."""
+
+    def __init__(self, block: bytes, count: int, pause: float) -> None:
+        self.block, self.count, self.pause = block, count, pause
+
+
+@contextmanager
+def served(answer: Drip | str, certificate: Path | None = None) -> Iterator[str]:
+    """The URL of a server that gives this, or sends to this address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if isinstance(answer, Drip) else 302)
+            if isinstance(answer, str):
+                self.send_header("Location", answer)
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(answer.count if isinstance(answer, Drip) else 0):
+                    assert not ended.wait(answer.pause)
+                    self.wfile.write(answer.block)
+
+        def log_message(self, *arguments) -> None:
+            pass
+
+    ended = threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_port}/a"
+    finally:
+        ended.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_server_that_drips_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "_GRACE", 0.5)
+    with served(Drip(b"x", 1000, 0.02)) as url:
+        began = time.monotonic()
+        with pytest.raises(BadInputError, match="which is too slow"):
+            downloads.fetch(url, tmp_path / "a")
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(("size", "message"), [(1000, "a: its content has changed: "), (0, "a: ")])
+def test_more_than_was_announced_is_not_taken(tmp_path, monkeypatch, size, message):
+    monkeypatch.setattr(downloads, "_LARGEST", 1000)
+    with (
+        served(Drip(b"x" * 100, 100_000, 0.0)) as url,
+        pytest.raises(BadInputError, match=f"{message}more than 1000 bytes"),
+    ):
+        downloads.fetch(url, tmp_path / "a", size)
+    assert (tmp_path / "a").stat().st_size <= 1000
+
+
+def test_https_is_not_left_for_http(tmp_path, monkeypatch, pages):
+    certificate = tmp_path / "server.pem"
+    certificate.write_bytes(_own_certificate())
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serve(pages) as web, served(f"{web.url}/e.root", certificate) as url:
+        with pytest.raises(BadInputError, match="is redirected from https to http://"):
+            downloads.fetch(url, tmp_path / "a")
+        assert not web.asked
+        with served(url, certificate) as other, pytest.raises(BadInputError, match="redirected"):
+            downloads.fetch(other, tmp_path / "a")
+
+
+def _own_certificate() -> bytes:
+    """Of 127.0.0.1, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(Encoding.PEM) + key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )

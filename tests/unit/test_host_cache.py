@@ -376,14 +376,22 @@ def test_a_url_is_fetched_once_and_checked(host, tmp_path):
 
 
 def test_what_a_killed_driver_left_goes_and_nothing_else(host):
-    kept = {}
-    for run in ("20261120T225745Z", "20261120T225745Z-2"):
-        folder = Path(host.do("folder", {"run": f"{run}.0123abcd"}))
-        (folder / "000" / "000000.1").mkdir(parents=True)
-        kept[run] = folder
+    """Also not what the rerun has that began at once."""
+    killed, rerun = "20261120T225745Z/0123abcd", "20261120T225745Z/4567abcd"
+    folders = {}
+    for holder in (killed, rerun, "20261120T225745Z-2/0123abcd"):
+        folders[holder] = Path(host.do("folder", {"holder": holder}))
+        (folders[holder] / "000" / "000000.1").mkdir(parents=True)
         cache = host.context.caches.setdefault(str(host.cache), FileCache(host.cache, KILOBYTE))
-        put(cache, some(1), holder=f"{run}/0123abcd")
-    host.do("run-over", {"run": "20261120T225745Z"})
-    assert not kept["20261120T225745Z"].exists()
-    assert kept["20261120T225745Z-2"].exists()
-    assert list(cache._pins) == ["20261120T225745Z-2/0123abcd"]
+        put(cache, some(1), holder=f"{holder}/ef")
+    host.do("driver-over", {"holder": killed})
+    assert not folders.pop(killed).exists()
+    assert all(folder.exists() for folder in folders.values())
+    assert set(cache._pins) == {f"{holder}/ef" for holder in folders}
+
+
+@pytest.mark.parametrize("holder", ["", "..", "../..", "a/..", "a/../b", "20261120T225745Z"])
+def test_what_is_no_name_of_a_driver_removes_nothing(host, holder):
+    with pytest.raises(UsageError):
+        host.do("driver-over", {"holder": holder})
+    assert host.folder.exists()

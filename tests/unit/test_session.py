@@ -33,6 +33,7 @@ def up():
                 pid=os.getpid(),
                 hostfile="hostfile.txt",
                 lease=30.0,
+                staging="auto",
             ),
             make_credentials("main"),
         )

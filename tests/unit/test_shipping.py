@@ -143,14 +143,13 @@ def test_links_inside_are_followed_and_those_that_lead_out_are_refused(folder, t
 
 def test_what_cannot_be_shipped_is_refused(folder, tmp_path):
     (tmp_path / "sub").mkdir()
-    for name in ("json.py", "numpy.py", "dask_runner.py", "same", "sub/same"):
+    needed = ("json", "numpy", "yaml", "fsspec", "psutil", "tornado", "dask_runner")
+    for name in (*(f"{module}.py" for module in needed), "same", "sub/same"):
         (tmp_path / name).write_text("")
     os.mkfifo(tmp_path / "pipe")
     refused = {
         "nothing": "no such file or folder",
-        "json.py": "would take the place of the module json",
-        "numpy.py": "would take the place of the module numpy",
-        "dask_runner.py": "would take the place of the module dask_runner",
+        **{f"{name}.py": f"would take the place of the module {name}," for name in needed},
         "pipe": "neither a file nor a folder",
         "/": "has no name",
     }

@@ -6,9 +6,12 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import CancelledError
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from dask_runner import shipping
@@ -26,7 +29,7 @@ from dask_runner.batch import (
 )
 from dask_runner.cluster.interface import HostState
 from dask_runner.errors import BadInputError, ClusterError, StorageError
-from dask_runner.files import path_to_text, sha256, text_to_path
+from dask_runner.files import fingerprint, path_to_text, sha256, text_to_path
 from dask_runner.manifest import Note
 from dask_runner.run_folder import LOG_NAME, RunFolder, attempt_name, group_log_name
 from dask_runner.staging import Staging
@@ -569,7 +572,7 @@ def test_what_a_host_cannot_fetch_is_copied_from_here_and_that_is_noted(world, w
     file = listed(web)
     host = world.host()
 
-    def cut_off(url: str, target: Path) -> None:
+    def cut_off(url: str, target: Path, size: int) -> None:
         raise BadInputError(f"{url}: cannot be fetched: no route")
 
     monkeypatch.setattr("dask_runner.cluster.host.cache.downloads.fetch", cut_off)
@@ -605,3 +608,242 @@ def test_a_url_that_gives_other_bytes_now_is_a_bad_input(world, web):
     host = world.host()
     with pytest.raises(BadInputError, match="its content has changed"):
         wait(world.staging(host, inputs=[file]).room(host.state, group(0, file.path)))
+
+
+# What takes for ever
+
+
+@pytest.mark.parametrize("operation", ["look", "stat", "folder", "cache-has", "cache-commit"])
+def test_an_operation_that_never_ends_is_the_hosts_fault(world, monkeypatch, operation):
+    monkeypatch.setattr("dask_runner.host_line._ANSWER", 0.3)
+    host = world.host()
+    host.stuck = {operation}
+    staging = world.staging(host)
+    with pytest.raises(ClusterError, match=f"a: {operation} did not end within 0 s"):
+        wait(staging.room(host.state, group(0, world.input())))
+    host.stuck = set()
+    host.freed.set()
+    wait(staging.room(host.state, group(1, world.input())))
+
+
+def test_a_copy_that_never_ends_is_the_hosts_fault(world, monkeypatch):
+    monkeypatch.setattr("dask_runner.host_line._ANSWER", 0.3)
+    host = world.host()
+    host.gate.clear()
+    with pytest.raises(ClusterError, match="a: the copy to .* did not end within 0 s"):
+        wait(world.staging(host).room(host.state, group(0, world.input())))
+    host.gate.set()
+
+
+def test_who_waits_for_much_is_more_patient(world, monkeypatch):
+    monkeypatch.setattr("dask_runner.host_line._ANSWER", 0.3)
+    monkeypatch.setattr("dask_runner.host_line.HASHED", 1000.0)
+    host = world.host()
+    host.stuck = {"cache-commit"}
+    path = world.input(content=bytes(20_000))
+    room = world.staging(host).room(host.state, group(0, path))
+    until(lambda: host.asked["cache-commit"] == 1, "the host hashes")
+    time.sleep(1.0)  # that nothing happens cannot be waited for
+    assert not room.done()
+    host.freed.set()
+    wait(room)
+
+
+def test_close_waits_for_no_host_that_hangs(world, monkeypatch):
+    monkeypatch.setattr("dask_runner.staging._LEAVE", 0.5)
+    host = world.host()
+    staging = world.staging(host)
+    first = world.input()
+    # Found there in part: that is given up again.
+    one, two = group(0, first), group(1, first, world.input("more.root", b"more"))
+    wait(staging.room(host.state, one))
+    host.gate.clear()
+    staging.room(host.state, two)
+    until(lambda: host.asked["cache-begin"] == 2, "the copy begins")
+    host.stuck = {"cache-release", "remove", "remove-all", "cache-abandon"}
+    staging.finish("a", one)
+    began = time.monotonic()
+    staging.close()
+    assert time.monotonic() - began < 5
+    assert "staging" not in [thread.name for thread in threading.enumerate()]
+    host.gate.set()
+    host.freed.set()
+
+
+# What is kept on a host, and for how long
+
+
+def pins(host: FolderHost) -> set[str]:
+    (files,) = host.context.caches.values()
+    return {hash_ for counted in files._pins.values() for hash_ in counted.elements()}
+
+
+def test_what_a_lost_flight_gives_up_is_not_what_a_new_one_uses(world):
+    host = world.host()
+    staging = world.staging(host)
+    path = world.input()
+    lost, new = group(0, path), group(1, path)
+    wait(staging.room(host.state, lost))
+    # The next agent's life: it has the cache, but nobody's pins.
+    host.context.caches.clear()
+    state = HostState(name="a", slots=2, share=2, worker="tls://a:2")
+    wait(staging.room(state, new))
+    wait(staging.finish("a", lost))
+    assert pins(host) == {hashlib.sha256(b"events").hexdigest()}
+    wait(staging.finish("a", new))
+    assert pins(host) == set()
+
+
+def test_a_group_that_is_over_before_its_files_are_there_keeps_nothing(world):
+    host = world.host(sees=(world.run.path,))
+    staging = world.staging(host)
+    wait(staging.room(host.state, group(0)))
+    host.gate.clear()
+    one = group(1, world.input())
+    room = staging.room(host.state, one)
+    until(lambda: host.asked["cache-begin"] == 1, "the copy begins")
+    wait(staging.finish("a", one))
+    host.gate.set()
+    with pytest.raises(ClusterError, match="given up while its inputs were copied"):
+        wait(room)
+    assert pins(host) == set()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../../outputs/x"])
+def test_a_name_that_leads_out_of_the_attempt_is_the_hosts_fault(world, name):
+    host = world.host()
+    staging = world.staging(host)
+    one = group(0)
+    outcome = works(wait(staging.room(host.state, one)), one[0])
+    bad = msgspec.structs.replace(outcome.outputs[0], name=name)
+    with pytest.raises(ClusterError, match="is not the name of an output"):
+        wait(staging.collect("a", msgspec.structs.replace(outcome, outputs=(bad,))))
+
+
+def test_more_bytes_than_were_announced_are_not_brought(world):
+    host = world.host()
+    staging = world.staging(host)
+    one = group(0)
+    room = wait(staging.room(host.state, one))
+    outcome = works(room, one[0])
+    file = text_to_path(room.attempts_folder) / attempt_name(0, 1) / "out.root"
+    file.chmod(0o600)
+    file.write_bytes(b"result and more")
+    with pytest.raises(ClusterError, match="has 15 bytes, more than 6"):
+        wait(staging.collect("a", outcome))
+
+
+# Inputs that are not what was planned
+
+
+def planned(path: str, entries: int = 1) -> InputFile:
+    local = text_to_path(path)
+    state = local.stat()
+    return InputFile(
+        path=path,
+        bytes=state.st_size,
+        mtime_ns=state.st_mtime_ns,
+        entries=entries,
+        fingerprint=fingerprint(local),
+    )
+
+
+@pytest.mark.parametrize("content", [b"EVENTS", b"more events"])
+@pytest.mark.parametrize("mode", ["auto", "sftp"])
+def test_an_input_that_has_changed_since_the_plan_is_not_brought(world, mode, content):
+    path = world.input()
+    file = planned(path)
+    text_to_path(path).write_bytes(content)
+    host = world.host()
+    with pytest.raises(BadInputError, match=r"events\.root: .*since the run was planned"):
+        wait(world.staging(host, mode=mode, inputs=[file]).room(host.state, group(0, path)))
+    assert host.pushed == {}
+
+
+def test_a_changed_input_that_was_accepted_is_brought(world):
+    path = world.input()
+    file = planned(path)
+    text_to_path(path).write_bytes(b"new events")
+    host = world.host()
+    staging = world.staging(host, inputs=[file], accepted=[path])
+    room = wait(staging.room(host.state, group(0, path)))
+    assert Path(room.paths[path]).read_bytes() == b"new events"
+
+
+def test_an_input_that_was_only_touched_is_what_it_was(world):
+    path = world.input()
+    file = planned(path)
+    os.utime(text_to_path(path), ns=(1, 1))
+    host = world.host()
+    wait(world.staging(host, inputs=[file]).room(host.state, group(0, path)))
+
+
+def test_an_input_that_changes_between_look_and_copy_is_not_brought(world):
+    shares, copies = world.host(sees=(world.driver,)), world.host("b")
+    path = world.input()
+    staging = world.staging(shares, copies, inputs=[planned(path)])
+    wait(staging.room(shares.state, group(0, path)))
+    text_to_path(path).write_bytes(b"EVENTS, others")
+    with pytest.raises(BadInputError, match="changes while the run reads it"):
+        wait(staging.room(copies.state, group(1, path)))
+    assert copies.pushed == {}
+
+
+def test_of_the_same_size_and_time_and_with_other_content_is_not_the_input(world):
+    host = world.host()
+    path = world.input()
+    here = text_to_path(path)
+    there = host.here(here)
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"evENTS")
+    os.utime(there, ns=(1, here.stat().st_mtime_ns))
+    room = wait(world.staging(host).room(host.state, group(0, path)))
+    assert Path(room.paths[path]).read_bytes() == b"events"
+
+
+@pytest.mark.parametrize("case", ["a pipe", "a folder"])
+def test_what_is_no_file_there_is_not_waited_for(world, case):
+    host = world.host()
+    path = world.input()
+    there = host.here(text_to_path(path))
+    there.parent.mkdir(parents=True)
+    os.mkfifo(there) if case == "a pipe" else there.mkdir()
+    room = wait(world.staging(host).room(host.state, group(0, path)))
+    assert Path(room.paths[path]).read_bytes() == b"events"
+
+
+# Whose wish it is, and who is told
+
+
+@pytest.mark.parametrize(
+    ("run", "cluster", "copied"),
+    [("auto", "sftp", True), ("auto", "auto", False), ("shared", "sftp", False)],
+)
+def test_the_clusters_staging_holds_unless_the_run_has_a_wish(world, run, cluster, copied):
+    host = world.host(sees=(world.driver,))
+    transfer = FolderTransfer(host, staging=cluster)
+    state = SimpleNamespace(inputs=(), notes=[], header=SimpleNamespace(shipped=None))
+    staging = Staging.of(
+        SimpleNamespace(state=state, folder=world.run),
+        SimpleNamespace(transfer=transfer),
+        mode=run,
+        cache=path_to_text(host.cache),
+        note=world.notes.append,
+        say=lambda _: None,
+    )
+    world.stagings.append(staging)
+    world.transfers.append(transfer)
+    room = wait(staging.room(host.state, group(0, world.input())))
+    assert bool(room.paths) is copied
+
+
+@pytest.mark.parametrize("mode", ["auto", "sftp"])
+def test_the_user_is_told_once_that_files_are_copied_if_that_was_not_his_wish(world, mode):
+    said: list[str] = []
+    shares, first, second = world.host(sees=(world.driver,)), world.host("b"), world.host("c")
+    staging = world.staging(shares, first, second, mode=mode, say=said.append)
+    path = world.input()
+    for number, host in enumerate((shares, first, second)):
+        wait(staging.room(host.state, group(number, path)))
+    line = "files are copied for hosts without the folders here (b: outputs copied, inputs copied)"
+    assert said == ([line] if mode == "auto" else [])

@@ -1,6 +1,7 @@
 """The cache of a host as operations of its agent: what a driver asks for before it sends files.
 
-Owns which arguments they take. Paths are path text; `cache` is the folder, "" the user's own.
+Owns which arguments they take. Paths are path text; `cache` is the folder; "" is that of the
+cluster's settings, or the user's own.
 """
 
 from typing import Any, Protocol
@@ -64,7 +65,7 @@ def fetch_url(context: Context, arguments: dict[str, Any]) -> None:
     files, holder = _cache(context, arguments), arguments["holder"]
 
     def fill(target: Any) -> None:
-        downloads.fetch(arguments["url"], target)
+        downloads.fetch(arguments["url"], target, item.bytes)
         found = sha256(target)
         if found != item.sha256:
             raise BadInputError(
@@ -81,14 +82,14 @@ def release(context: Context, arguments: dict[str, Any]) -> None:
     _cache(context, arguments).release(arguments["holder"], arguments["hashes"])
 
 
-def release_run(context: Context, run: str) -> None:
-    """The run's driver is gone: what it held may be removed."""
+def release_driver(context: Context, holder: str) -> None:
+    """The driver is gone: what it held, under its own name and more, may be removed."""
     for files in list(context.caches.values()):
-        files.release_all(f"{run}/")
+        files.release_all(holder)
 
 
 def _cache(context: Context, arguments: dict[str, Any]) -> FileCache:
-    text = arguments["cache"]
+    text = arguments["cache"] or context.config.cache
     if text not in context.caches:
         folder = text_to_path(text).expanduser() if text else default_folder()
         if not folder.is_absolute():

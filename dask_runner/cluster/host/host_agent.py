@@ -125,7 +125,7 @@ class Agent:
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Cancel):
-            self._worker.cancel(command.run)
+            self._worker.cancel(command.driver)
         elif isinstance(command, Restart):
             self._restart_worker(command.scheduler)
         elif isinstance(command, Call):

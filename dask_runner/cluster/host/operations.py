@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -18,10 +19,10 @@ from dask_runner.cluster.host import cache as host_cache
 from dask_runner.errors import UsageError
 from dask_runner.execution.slot import remove_tree
 from dask_runner.file_cache import FileCache
-from dask_runner.files import path_to_text, text_to_path
+from dask_runner.files import fingerprint, path_to_text, text_to_path
 
 _LONGEST_TOKEN: Final = 4096
-_RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_HOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[0-9a-f]+")
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -64,13 +65,18 @@ def _writable(folder: Path) -> bool:
 
 
 def folder(context: Context, arguments: dict[str, Any]) -> str:
-    """The path of a private folder for the attempts of `run`, made if it is not there."""
-    run = arguments["run"]
-    if not _RUN.fullmatch(run):
-        raise UsageError(f"not the name of a run: {run!r}")
-    path = context.attempts / run
+    """The path of a private folder for the attempts of the driver `holder`, made if it is not
+    there.
+    """
+    path = _folder_of(context, arguments["holder"])
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path_to_text(path)
+
+
+def _folder_of(context: Context, holder: str) -> Path:
+    if not _HOLDER.fullmatch(holder):
+        raise UsageError(f"not the name of a driver: {holder!r}")
+    return context.attempts / holder.replace("/", ".")
 
 
 def remove(context: Context, arguments: dict[str, Any]) -> None:
@@ -93,38 +99,48 @@ def remove_all(context: Context, arguments: dict[str, Any]) -> None:
         remove(context, {"path": path})
 
 
-def run_over(context: Context, arguments: dict[str, Any]) -> None:
-    """The driver of `run` is gone, and could not take its leave: nothing of it stays here."""
-    run = arguments["run"]
-    host_cache.release_run(context, run)
-    for path in context.attempts.glob("*"):
-        # A driver's folder is the run's name and something of its own.
-        if path.name.rpartition(".")[0] == run:
-            remove_tree(path)
+def driver_over(context: Context, arguments: dict[str, Any]) -> None:
+    """The driver that is called `holder` is gone, and perhaps could not take its leave: nothing of
+    it stays here. Another one of the same run may have begun.
+    """
+    holder = arguments["holder"]
+    path = _folder_of(context, holder)
+    if path.is_dir():
+        remove_tree(path)
+    host_cache.release_driver(context, holder)
 
 
-def stat(context: Context, arguments: dict[str, Any]) -> list[dict[str, float] | None]:
-    """`size` in bytes and `mtime` in s of each of the `paths`; null for what is not there."""
+def stat(context: Context, arguments: dict[str, Any]) -> list[dict[str, Any] | None]:
+    """`size` in bytes, `mtime` in s and `fingerprint` (as in InputFile) of each of the `paths`;
+    null for what is not there, cannot be read or is no file.
+    """
     del context
-    found: list[dict[str, float] | None] = []
-    for text in arguments["paths"]:
-        try:
-            state = text_to_path(text).stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append({"size": state.st_size, "mtime": state.st_mtime})
-    return found
+    return [_stat(text_to_path(text)) for text in arguments["paths"]]
+
+
+def _stat(path: Path) -> dict[str, Any] | None:
+    try:
+        state = path.stat()
+        # A pipe would be waited for.
+        if not S_ISREG(state.st_mode):
+            return None
+        return {
+            "size": state.st_size,
+            "mtime": state.st_mtime,
+            "fingerprint": fingerprint(path),
+        }
+    except OSError:
+        return None
 
 
 Operation = Callable[[Context, dict[str, Any]], Any]
 
 OPERATIONS: Final[dict[str, Operation]] = {
+    "driver-over": driver_over,
     "folder": folder,
     "look": look,
     "remove": remove,
     "remove-all": remove_all,
-    "run-over": run_over,
     "stat": stat,
     **host_cache.OPERATIONS,
 }

@@ -29,8 +29,7 @@ class Physician:
     def examine(self, slots: Sequence[SlotReport]) -> Vitals:
         """All that is measured; `slots` are the busy ones."""
         total, free = memory()
-        scratch = os.statvfs(self._folder)
-        scratch_free = scratch.f_bavail * scratch.f_frsize
+        scratch_free, trouble = self._scratch()
         paused = self._manners.reason(self._observer.scene()) if self._manners.any else ""
         return Vitals(
             reading=now(),
@@ -40,7 +39,7 @@ class Physician:
             memory_total=total,
             scratch_free=scratch_free,
             users=tuple(sorted({user for user, _ in logins()})),
-            refusal=paused or self._short_of_memory(total, free, slots) or self._full(scratch_free),
+            refusal=paused or trouble or self._short_of_memory(total, free, slots),
             paused=paused,
             slots=tuple(slots),
         )
@@ -60,10 +59,15 @@ class Physician:
             return ""
         return f"batches use {used / _GIGA:.1f} of {limit / _GIGA:.1f} GB"
 
-    def _full(self, scratch_free: int) -> str:
-        if scratch_free >= self._config.scratch_floor:
-            return ""
-        return f"scratch has only {scratch_free / _MEGA:.0f} MB free"
+    def _scratch(self) -> tuple[int, str]:
+        """The free space of scratch, and what is wrong with it."""
+        try:
+            scratch = os.statvfs(self._folder)
+        except OSError as error:
+            return 0, f"scratch cannot be used: {error.strerror}"
+        free = scratch.f_bavail * scratch.f_frsize
+        short = free < self._config.scratch_floor
+        return free, f"scratch has only {free / _MEGA:.0f} MB free" if short else ""
 
 
 def memory(table: Path = Path("/proc/meminfo")) -> tuple[int, int]:

@@ -79,9 +79,9 @@ class WorkerKeeper:
         if self._configured and (self._ready or other):
             await self._kill("its scheduler was started anew")
 
-    def cancel(self, run: str) -> None:
-        """Have the run's batches killed; a worker that is still starting has none."""
-        self._send(Cancel(run=run))
+    def cancel(self, driver: str) -> None:
+        """Have the driver's batches killed; a worker that is still starting has none."""
+        self._send(Cancel(driver=driver))
 
     def pause(self, paused: bool) -> None:
         """Have all batches stand still, also those of the next worker."""

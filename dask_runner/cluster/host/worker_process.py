@@ -34,7 +34,7 @@ from dask_runner.execution.lease import LeaseReader
 from dask_runner.execution.numerics import cached_selftest
 from dask_runner.execution.worker import (
     PoolConfig,
-    cancel_run,
+    cancel_groups,
     pause_all,
     slot_states,
     start_pool,
@@ -80,7 +80,7 @@ async def serve(config: WorkerConfig, folder: str) -> None:
 
 def _obey(command: Command) -> None:
     if isinstance(command, Cancel):
-        cancel_run(command.run)
+        cancel_groups(command.driver)
     elif isinstance(command, Pause):
         pause_all(command.paused)
 

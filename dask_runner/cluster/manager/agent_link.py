@@ -27,7 +27,7 @@ from dask_runner.cluster.channel import (
     Event,
     encode_message,
 )
-from dask_runner.errors import ClusterError
+from dask_runner.errors import ClusterError, HostGoneError
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class AgentLink:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[Any]] = {}
+        self.abandoned = False
 
     @property
     def tail(self) -> str:
@@ -102,26 +103,39 @@ class AgentLink:
         """Send a command; if the agent is gone, that is seen elsewhere."""
         self._write(encode_message(command))
 
-    def cancel(self, run: str) -> None:
-        self.tell(Cancel(run=run))
+    def cancel(self, driver: str) -> None:
+        self.tell(Cancel(driver=driver))
 
-    def forget(self, run: str) -> None:
-        """The run's driver is gone: kill its batches, and remove what it left there."""
-        self.cancel(run)
+    def forget(self, holder: str) -> None:
+        """A driver is gone: remove what it left there."""
         # Nobody waits for the answer: its number is nobody's.
-        self.tell(Call(id=0, operation="run-over", arguments={"run": run}))
+        self.tell(Call(id=0, operation="driver-over", arguments={"holder": holder}))
 
     async def call(self, operation: str, arguments: dict[str, Any]) -> Any:
         """The value of an operation. Raises ClusterError with the agent's words."""
         number = next(self._ids)
         answer = self._calls[number] = asyncio.get_running_loop().create_future()
         self.tell(Call(id=number, operation=operation, arguments=arguments))
-        return await answer
+        try:
+            return await answer
+        finally:
+            # Who gave up waiting is not waited for.
+            self._calls.pop(number, None)
 
     def hang_up(self) -> None:
         """End its stdin: it ends everything below it, then itself."""
         with suppress(OSError, asyncssh.Error, RuntimeError):
             self._wire.stdin.write_eof()
+
+    def abandon(self) -> None:
+        """Stop waiting for its end; what it has told and nobody has read yet is of the past."""
+        self.abandoned = True
+        self._on_event = _ignore
+        self.hang_up()
+        if isinstance(self._wire, asyncio.subprocess.Process):
+            # It stands still, or it had ended. Over SSH its connection is what must end.
+            with suppress(ProcessLookupError):
+                self._wire.kill()
 
     def _write(self, data: bytes) -> None:
         # A closed pipe or connection: the reader learns of it.
@@ -167,7 +181,7 @@ class AgentLink:
     def _give_up_calls(self) -> None:
         for answer in self._calls.values():
             if not answer.done():
-                answer.set_exception(ClusterError("its agent ended before it answered"))
+                answer.set_exception(HostGoneError("its agent ended before it answered"))
         self._calls.clear()
 
     async def _ending(self) -> str:
@@ -179,6 +193,10 @@ class AgentLink:
         if ended.exit_status is None:
             return "its connection was lost"
         return "" if ended.exit_status == 0 else _describe(ended.exit_status)
+
+
+def _ignore(_event: Event) -> None:
+    """Of an agent that was given up."""
 
 
 def _describe(code: int) -> str:

@@ -5,6 +5,7 @@ have many requests at work; what fails is answered, and ends nothing else.
 """
 
 import asyncio
+import inspect
 import logging
 import socket
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from dask_runner.cluster.control import Reply
 from dask_runner.cluster.manager import copying
 from dask_runner.cluster.manager.manager import AttachedRun, Manager
 from dask_runner.cluster.manager.shares import Wish
-from dask_runner.errors import ClusterError, RunnerError, UsageError
+from dask_runner.errors import ClusterError, RunnerError
 from dask_runner.files import text_to_path
 from dask_runner.hostfile import parse_hosts
 
@@ -72,12 +73,21 @@ class _Connection:
         self._writer = writer
         self._run: AttachedRun | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: dict[type[Any], Callable[[Any], Any]] = {
+            control.GetStatus: self._status,
+            control.Attach: self._attach,
+            control.Ask: self._ask,
+            control.Copy: self._copy,
+            control.Add: self._add,
+            control.Drain: self._drain,
+        }
 
     def take(self, request: control.Request) -> None:
         """Act on a request; those with an answer get it from a task of their own."""
         manager, run = self._manager, self._run
         if isinstance(request, control.CancelRun):
-            manager.cancel(request.run)
+            if run is not None:
+                manager.cancel(run)
         elif isinstance(request, control.Demand):
             wish = Wish(slots=request.slots, hosts=frozenset(request.hosts))
             if run is not None and run.wish != wish:
@@ -105,34 +115,35 @@ class _Connection:
             value = await self._value(request)
             reply = Reply(id=request.id, value=value)
         except RunnerError as error:
-            reply = Reply(id=request.id, error=error.message, hint=error.hint)
+            reply = Reply.failed(request.id, error)
         except (OSError, asyncssh.Error) as error:
-            reply = Reply(id=request.id, error=f"{type(error).__name__}: {error}")
+            reply = Reply.failed(request.id, ClusterError(f"{type(error).__name__}: {error}"))
         await _send(self._writer, reply)
 
     async def _value(self, request: Any) -> Any:
-        manager = self._manager
-        if isinstance(request, control.GetStatus):
-            return msgspec.to_builtins(manager.status())
-        if isinstance(request, control.Attach):
-            return self._attach(request)
-        if isinstance(request, control.Ask):
-            return await manager.ask(request.host, request.operation, request.arguments)
-        if isinstance(request, control.Copy):
-            here = text_to_path(request.here)
-            link = manager.link(request.host)
-            return await copying.copy(link, here=here, there=request.there, fetch=request.fetch)
-        if isinstance(request, control.Add):
-            return self._add(request)
-        if isinstance(request, control.Drain):
-            manager.link(request.host).drain()
-            return None
-        raise UsageError(f"unknown request {type(request).__name__}")
+        answer = self._answers[type(request)](request)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def _status(self, _request: control.GetStatus) -> Any:
+        return msgspec.to_builtins(self._manager.status())
+
+    async def _ask(self, request: control.Ask) -> Any:
+        return await self._manager.ask(request.host, request.operation, request.arguments)
+
+    async def _copy(self, request: control.Copy) -> None:
+        here, link = text_to_path(request.here), self._manager.link(request.host)
+        if request.fetch:
+            await copying.fetch(link, request.there, here, limit=request.limit)
+        else:
+            await copying.push(link, here, request.there)
+
+    def _drain(self, request: control.Drain) -> None:
+        self._manager.drain(request.host)
 
     def _attach(self, request: control.Attach) -> str:
         if self._run is not None:
             raise ClusterError("this connection has a run already")
-        run = self._run = AttachedRun(request.run, request.pid)
+        run = self._run = AttachedRun(request.run, request.holder, request.pid)
         self._manager.attach(run)
         self._begin(self._push(run))
         return self._manager.site.cluster

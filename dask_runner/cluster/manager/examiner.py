@@ -48,7 +48,7 @@ class Examiner:
 
     def _refuse_twin(self, report: HostReport) -> HostReport:
         """A machine that is here under another name would have twice the slots."""
-        if report.facts is None:
+        if report.facts is None or not report.ok:
             return report
         # What it was before it was started again is nobody's any more.
         self._names = {one: name for one, name in self._names.items() if name != report.host}

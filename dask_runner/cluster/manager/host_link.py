@@ -18,12 +18,18 @@ import asyncssh
 from dask_runner.cluster.channel import Echo, Event, Restart, Vitals
 from dask_runner.cluster.interface import HostState
 from dask_runner.cluster.manager import tunnel
-from dask_runner.cluster.manager.agent_link import AgentLink, start_piped, start_remote
+from dask_runner.cluster.manager.agent_link import (
+    AGENT,
+    AgentLink,
+    Wire,
+    start_piped,
+    start_remote,
+)
 from dask_runner.cluster.manager.site import Place, Site
 from dask_runner.cluster.ssh.connector import is_local, python_of, remote_command
 from dask_runner.cluster.ssh.preflight import HostReport
 from dask_runner.cluster.status import HostStatus, Phase
-from dask_runner.errors import ClusterError
+from dask_runner.errors import ClusterError, HostGoneError
 from dask_runner.hostfile import Host
 
 _log = logging.getLogger(__name__)
@@ -38,7 +44,10 @@ _REDIAL = 2.0
 _BACKOFF = (2.0, 60.0)
 _GOOD_TIME = 60.0
 _LATEST = 5
-_END_PATIENCE = 15.0
+# So many workers may end before they are ready; then the host is left out, with their words.
+_VAIN = 5
+# For the start of a file transfer session.
+_SFTP_PATIENCE = 60.0
 
 
 class HostLink:
@@ -56,6 +65,7 @@ class HostLink:
         self.name = host.address
         self.phase = Phase.WAITING
         self.worker = ""
+        self.starts = 0
         self.slots = 0
         self.auto = False
         self.numerics = ""
@@ -74,12 +84,22 @@ class HostLink:
         self._agent: AgentLink | None = None
         self._tunnel: tunnel.Tunnel | None = None
         self._place = Place(bind="", scheduler="")
+        # When the agent is given up, and when the worker's processes are dead at the latest: a new
+        # agent, which may never speak, does not put off the end of an old one's worker.
+        self._patience: asyncio.TimerHandle | None = None
         self._fence: asyncio.TimerHandle | None = None
+        self._cut_off = False
+        # What this agent's coming has shown: it has swept; but not the machine that `worker` is on.
+        self._swept = False
+        self._elsewhere = False
+        self._worker_home = ""
+        self._held: Event | None = None
+        self._vain = 0
         self._wake = asyncio.Event()
         self._ending = asyncio.Event()
         self._draining = False
         self._used = 0.0
-        self._sftp: asyncssh.SFTPClient | None = None
+        self._sftp: asyncio.Task[asyncssh.SFTPClient] | None = None
 
     # ------------------------------------------------------------------ what others see
 
@@ -93,6 +113,10 @@ class HostLink:
         """True if there is somebody to hang up on."""
         return self._agent is not None
 
+    @property
+    def takes_batches(self) -> bool:
+        return bool(self.worker) and not self._refusal()
+
     def state(self, share: int) -> HostState:
         """The host for a run."""
         return HostState(
@@ -100,12 +124,23 @@ class HostLink:
             slots=self.slots,
             share=share,
             worker=self.worker,
+            start=self.starts,
+            cut_off=self._cut_off,
             numerics=self.numerics,
-            refusal="drained by the user" if self._draining else self._vitals.refusal,
+            refusal=self._refusal(),
             auto=self.auto,
             memory_free=self._memory_free,
             local=is_local(self.host),
         )
+
+    def _refusal(self) -> str:
+        """Why the host takes no batches, though its worker may live."""
+        if self._draining:
+            return "drained by the user"
+        if self.worker and self.phase not in {Phase.UP, Phase.DRAINING}:
+            # Its worker has no agent, and has till the end of the lease at most.
+            return f"its agent is gone, and another one is awaited ({self._reason or self.phase})"
+        return self._vitals.refusal
 
     def status(self) -> HostStatus:
         """The host for the user."""
@@ -131,7 +166,7 @@ class HostLink:
             tunnelled=self._tunnel is not None,
             refusal=vitals.refusal,
             paused=vitals.paused,
-            announced=tuple(f"run {run}: {text}" for run, text in self.announced.items()),
+            announced=tuple(self.announced.values()),
             running=vitals.slots,
             errors=tuple(self._errors),
             warnings=self._warnings(),
@@ -145,6 +180,8 @@ class HostLink:
         self._draining = self._final = False
         if self.phase is Phase.LEFT_OUT:
             self._enter(Phase.WAITING)
+        elif self.phase is Phase.DRAINING and self.worker:
+            self._enter(Phase.UP)
         self._wake.set()
 
     def drain(self) -> None:
@@ -155,58 +192,86 @@ class HostLink:
             self._enter(Phase.DRAINING)
         elif self._agent is None:
             self._enter(Phase.DRAINED)
+            self._wake.set()
 
     def restart(self) -> None:
         """The scheduler was started anew: its worker cannot return to it, a new one can."""
         # The agent that has the scheduler itself knows.
-        if self._agent is not None and self._place.scheduler:
-            self._agent.tell(Restart(scheduler=self._place.scheduler))
+        if self._agent is None or not self._place.scheduler:
+            return
+        port = self._site.scheduler_port
+        if self._tunnel is not None and self._tunnel.scheduler_port != port:
+            # It leads to where nobody listens any more; the next one will not.
+            self._agent.hang_up()
+            return
+        host = self._place.scheduler.rpartition(":")[0]
+        self._agent.tell(Restart(scheduler=f"{host}:{port}"))
 
     def why_unconfirmed(self) -> str:
         """What to say if its end was not seen."""
         return f"{self._reason or 'no answer'}; what runs there ends within {self._site.lease:g} s"
 
-    def cancel(self, run: str) -> None:
+    def cancel(self, driver: str) -> None:
         if self._agent is not None:
-            self._agent.cancel(run)
+            self._agent.cancel(driver)
 
-    def forget(self, run: str) -> None:
+    def forget(self, holder: str) -> None:
         if self._agent is not None:
-            self._agent.forget(run)
+            self._agent.forget(holder)
 
     async def ask(self, operation: str, arguments: dict[str, Any]) -> Any:
-        """Have its agent do an operation. Raises ClusterError."""
+        """Have its agent do an operation. Raises ClusterError; HostGoneError without an answer."""
         self._used = time.monotonic()
         if self._agent is None:
-            raise ClusterError(f"{self.name} is not up ({self.phase})")
+            raise HostGoneError(f"{self.name} is not up ({self.phase})")
         try:
             return await self._agent.call(operation, arguments)
         except ClusterError as error:
-            raise ClusterError(f"{self.name}: {error.message}", hint=error.hint) from error
+            raise type(error)(f"{self.name}: {error.message}", hint=error.hint) from error
 
     async def sftp(self) -> asyncssh.SFTPClient:
-        """A file transfer session on its connection. Raises ClusterError."""
+        """The file transfer session on its connection, one for all. Raises as `ask`."""
         self._used = time.monotonic()
         if self._connection is None:
-            raise ClusterError(f"{self.name} is not connected ({self.phase})")
+            raise HostGoneError(f"{self.name} is not connected ({self.phase})")
         if self._sftp is None:
-            try:
-                self._sftp = await self._connection.start_sftp_client()
-            except (OSError, asyncssh.Error) as error:
-                raise ClusterError(
-                    f"{self.name}: no SFTP: {error}",
-                    hint="enable the sftp subsystem in its sshd, or use a shared folder",
-                ) from error
-        return self._sftp
+            # The task: who comes while it is being opened waits for the same one.
+            self._sftp = asyncio.ensure_future(self._open_sftp(self._connection))
+        opening = self._sftp
+        try:
+            # Who gives up waiting must not take it from the others.
+            return await asyncio.shield(opening)
+        except ClusterError:
+            if self._sftp is opening:
+                self._sftp = None
+            raise
+
+    async def _open_sftp(self, connection: asyncssh.SSHClientConnection) -> asyncssh.SFTPClient:
+        try:
+            async with asyncio.timeout(_SFTP_PATIENCE):
+                return await connection.start_sftp_client()
+        except (OSError, asyncssh.Error) as error:
+            if connection.is_closed():
+                raise HostGoneError(f"{self.name}: its connection was lost") from error
+            reason = str(error) or f"no answer for {_SFTP_PATIENCE:g} s"
+            raise ClusterError(
+                f"{self.name}: no SFTP: {reason}",
+                hint="enable the sftp subsystem in its sshd, or use a shared folder",
+            ) from error
+
+    def forget_sftp(self, sftp: asyncssh.SFTPClient) -> None:
+        """That session has ended, or hangs: the next copy opens another one."""
+        if self._sftp is not None and self._sftp.done() and self._sftp.result() is sftp:
+            self._sftp = None
+        sftp.exit()
 
     def hang_up(self) -> None:
         """End its agent, and do not dial again."""
         self._ending.set()
         self._wake.set()
+        self.confirmed = self._agent is None and not self.worker
         if self._agent is not None:
             self._agent.hang_up()
-        elif self.worker:
-            self.confirmed = False
 
     # ------------------------------------------------------------------ its life
 
@@ -216,10 +281,15 @@ class HostLink:
         while not self._ending.is_set():
             began = time.monotonic()
             try:
-                await self._once()
+                if not self._draining:
+                    await self._once()
             except (ClusterError, OSError, asyncssh.Error) as error:
                 final = getattr(error, "final", False)
                 self._leave_out(str(error), hint=getattr(error, "hint", ""), final=final)
+            except Exception as error:  # noqa: BLE001  (whatever it is; see below)
+                # A defect of ours must not end the host's life unseen.
+                _log.exception("%s: unexpected", self.name)
+                self._leave_out(f"unexpected: {type(error).__name__}: {error}")
             if self._ending.is_set():
                 break
             if self._draining:
@@ -263,43 +333,57 @@ class HostLink:
         assert report.facts is not None
         self.slots, self.auto = self._site.slots(self.host, report.facts.cores)
         self._memory_free = self._memory(report)
-        self._place, self._tunnel = await tunnel.place_of(self._site, report, self._connection)
-        if self.phase is not Phase.LOST:
-            self._enter(Phase.STARTING)
-        environment = self._site.environment(self.name)
-        if self._connection is None:
-            wire = await start_piped(environment)
-        else:
-            words = [python_of(self.host), "-I", "-m", "dask_runner.cluster.host.host_agent"]
-            command = remote_command(self.host, words, environment=environment)
-            wire = await start_remote(self._connection, command)
+        # Nothing else would notice a host that is cut off just now.
+        async with asyncio.timeout(_START_PATIENCE + self._site.lease):
+            wire = await self._start_agent(report)
+        self._swept, self._elsewhere = False, False
         log = self._site.folder.host_log(self.name)
         agent = self._agent = AgentLink(wire, log=log, on_event=self._on_event)
-        self._fence_in(_START_PATIENCE + self._site.lease)
+        self._wait_for_word(_START_PATIENCE + self._site.lease)
         try:
             ending = await agent.run(
                 self._site.config(self.host, slots=self.slots, place=self._place)
             )
         finally:
             self._agent = None
-        self._ended(ending, agent.tail)
+            self._wait_for_word(None)
+        self._ended(ending, agent)
+
+    async def _start_agent(self, report: HostReport) -> Wire:
+        self._place, self._tunnel = await tunnel.place_of(self._site, report, self._connection)
+        if self.phase is not Phase.LOST:
+            self._enter(Phase.STARTING)
+        environment = self._site.environment(self.name)
+        if self._connection is None:
+            return await start_piped(environment)
+        words = [python_of(self.host), "-I", "-m", AGENT]
+        command = remote_command(self.host, words, environment=environment)
+        return await start_remote(self._connection, command)
 
     def _memory(self, report: HostReport) -> int:
         assert report.facts is not None
         free = report.facts.memory_free
         return min(free, self.host.memory * 1_000_000) if self.host.memory else free
 
-    def _ended(self, ending: str, tail: str) -> None:
+    def _ended(self, ending: str, agent: AgentLink) -> None:
         """The agent's stream has ended; `ending` is "" if it killed all below it first."""
-        if self._ending.is_set() or (self._draining and not ending):
-            self.confirmed = not ending
-            self._set_worker("" if not ending else self.worker)
-            return
-        words = f"its agent ended ({ending or 'of itself'})"
-        last = tail.splitlines()[-1:] or [""]
-        self._note(f"{words}: {last[0]}" if last[0] else words)
-        if not ending:
+        clean = not ending and self._swept and not self._elsewhere
+        if clean:
             self._set_worker("")
+        if self._ending.is_set() or (self._draining and clean):
+            self.confirmed = clean
+            return
+        self._cut_off = True
+        if self._vain >= _VAIN:
+            self._vain = 0
+            last = agent.tail.splitlines()[-1:] or ["they say nothing"]
+            self._leave_out(f"its workers end before they are ready: {last[0]}")
+            return
+        if agent.abandoned:
+            return  # why is known already
+        words = f"its agent ended ({ending or 'of itself'})"
+        last = agent.tail.splitlines()[-1:] or [""]
+        self._note(f"{words}: {last[0]}" if last[0] else words)
         self._enter(Phase.LOST, self._errors[-1])
 
     # ------------------------------------------------------------------ what its agent tells
@@ -308,28 +392,60 @@ class HostLink:
         if event.kind == "heartbeat" and event.vitals is not None:
             self._beat(event.vitals)
         elif event.kind == "folder":
-            # It comes after the new agent has killed what an old one left.
-            self._set_worker("")
+            self._arrived()
         elif event.kind == "scheduler":
             self._site.scheduler_host = self._place.bind
             self._site.on_scheduler(event.address, event.dashboard)
         elif event.kind == "worker":
-            self.numerics = event.numerics
-            if self._tunnel is not None:
-                self._tunnel.worker_port = event.port
-            self._enter(Phase.DRAINING if self._draining else Phase.UP)
-            self._set_worker(event.address)
+            self._worker_is_up(event)
         elif event.kind == "worker-died":
-            self._note(f"its worker died ({event.text}); another one is started")
-            self._enter(Phase.STARTING)
-            self._set_worker("")
+            self._worker_died(event)
         elif event.kind == "error":
+            # It is its last word: its worker ends with it.
+            self._cut_off = True
             self._note(event.text)
+
+    def _arrived(self) -> None:
+        """The agent has killed what an earlier one has left, on the machine that it is on."""
+        self._swept = True
+        facts = self._report.facts if self._report else None
+        here = facts.identity if facts else ""
+        # The name may lead to another machine now (an alias of several, a new address): what is on
+        # the old one ends with its lease, and nobody can say sooner.
+        self._elsewhere = bool(self.worker) and here != self._worker_home
+        if not self._elsewhere:
+            self._worker_home = here
+            self._set_worker("")
+
+    def _worker_is_up(self, event: Event) -> None:
+        if self._elsewhere:
+            self._held = event
+            return
+        self.numerics = event.numerics
+        if self._tunnel is not None:
+            self._tunnel.worker_port = event.port
+        self._enter(Phase.DRAINING if self._draining else Phase.UP)
+        self._cut_off = False
+        self._vain = 0
+        self.starts += 1
+        self._set_worker(event.address)
+
+    def _worker_died(self, event: Event) -> None:
+        self._note(f"its worker died ({event.text}); another one is started")
+        self._enter(Phase.STARTING)
+        self._held = None
+        if not self._elsewhere:
+            self._vain += not self.worker
+            self._set_worker("")
+        if self._vain >= _VAIN and self._agent is not None:
+            self._agent.hang_up()
 
     def _beat(self, vitals: Vitals) -> None:
         assert self._agent is not None
         self._agent.tell(Echo(reading=vitals.reading))
-        self._fence_in(self._site.lease + _MARGIN)
+        self._wait_for_word(self._site.lease + _MARGIN)
+        if not self._elsewhere:
+            self._fence_in(self._site.lease + _MARGIN)
         changed = vitals.refusal != self._vitals.refusal
         self._vitals = vitals
         self._end_if_drained()
@@ -346,6 +462,24 @@ class HostLink:
         elif self._agent is not None and now - self._used > _QUIET:
             self._agent.hang_up()
 
+    def _wait_for_word(self, seconds: float | None) -> None:
+        """Give the agent up after `seconds` without another word; None: there is none now."""
+        if self._patience is not None:
+            self._patience.cancel()
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        assert self._agent is not None
+        words = "not heard of for longer than its lease"
+        self._note(words)
+        self._enter(Phase.LOST, words)
+        self._agent.abandon()
+        if self._connection is not None:
+            # Not close(): that would wait for the other side.
+            self._connection.abort()
+
     def _fence_in(self, seconds: float) -> None:
         """Count its processes as dead after `seconds` without another word: by then they are."""
         if self._fence is not None:
@@ -353,15 +487,13 @@ class HostLink:
         self._fence = asyncio.get_running_loop().call_later(seconds, self._fence_now)
 
     def _fence_now(self) -> None:
-        if self._agent is not None:
-            words = "not heard of for longer than its lease"
-            self._note(words)
-            self._enter(Phase.LOST, words)
-            self._agent.hang_up()
-            if self._connection is not None:
-                # Not close(): that would wait for the other side.
-                self._connection.abort()
+        self._cut_off = True
         self._set_worker("")
+        held, self._held, self._elsewhere = self._held, None, False
+        facts = self._report.facts if self._report else None
+        self._worker_home = facts.identity if facts else ""
+        if held is not None and self._agent is not None:
+            self._worker_is_up(held)
 
     # ------------------------------------------------------------------ small print
 

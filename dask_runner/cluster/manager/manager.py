@@ -33,10 +33,13 @@ _MORE_THAN_ANY = 1_000_000
 
 
 class AttachedRun:
-    """A driver that is connected: what it could use, and how it is told."""
+    """A driver that is connected: what it could use, and how it is told. Its batches and its files
+    on hosts go by `holder`: two runs in different folders may have the same timestamp.
+    """
 
-    def __init__(self, run: str, pid: int) -> None:
+    def __init__(self, run: str, holder: str, pid: int) -> None:
         self.run = run
+        self.holder = holder
         self.pid = pid
         # More than any cluster has: until it says otherwise.
         self.wish = Wish(slots=_MORE_THAN_ANY)
@@ -117,9 +120,13 @@ class Manager:
 
     def scheduler_started(self, address: str, dashboard: int) -> None:
         """A scheduler listens: the first one, or one in the place of a dead one."""
-        self.site.scheduler_port = port_of(address)
+        before, self.site.scheduler_port = self.site.scheduler_port, port_of(address)
         self._dashboard = dashboard
         self.site.scheduler_ready.set()
+        if not self.generation and before not in {0, self.site.scheduler_port}:
+            # Its port was taken meanwhile, and the hosts have been told that one.
+            for link in self._links.values():
+                link.restart()
         if self.generation:
             self.note("the scheduler was started again")
             for link in self._links.values():
@@ -152,6 +159,8 @@ class Manager:
 
     def add(self, hosts: Iterable[Host]) -> list[str]:
         """Dial new hosts, and known ones again that are not up. Returns their names."""
+        if self.failure:
+            raise ClusterError(f"the cluster is ending: {self.failure}")
         names = []
         for host in hosts:
             link = self._links.get(host.address)
@@ -164,10 +173,19 @@ class Manager:
         self.changed()
         return names
 
-    def cancel(self, run: str) -> None:
+    def drain(self, host: str) -> None:
+        """Raises ClusterError for the host that nobody can do without."""
+        if host == self.site.settings.cluster.scheduler:
+            raise ClusterError(
+                f"{host} has the scheduler, so the cluster would end with it",
+                hint="`dask-runner down` ends the cluster",
+            )
+        self.link(host).drain()
+
+    def cancel(self, run: AttachedRun) -> None:
         """Kill the batch processes of a run everywhere."""
         for link in self._links.values():
-            link.cancel(run)
+            link.cancel(run.holder)
 
     @property
     def settled(self) -> bool:
@@ -186,20 +204,19 @@ class Manager:
     def detach(self, run: AttachedRun) -> None:
         """Its driver has ended, or was killed: so are its batches."""
         self._runs.remove(run)
-        alone = not any(other.run == run.run for other in self._runs)
+        self.cancel(run)
         for link in self._links.values():
-            if alone:
-                link.forget(run.run)
-            link.announced.pop(run.run, None)
+            link.forget(run.holder)
+            link.announced.pop(run.holder, None)
         self.changed()
 
     def announce(self, run: AttachedRun, host: str, text: str) -> None:
         """What a run found out about a host ("": it is good again)."""
         link = self.link(host)
         if text:
-            link.announced[run.run] = text
+            link.announced[run.holder] = f"run {run.run}: {text}"
             self.note(f"run {run.run}: {host}: {text}")
-        elif link.announced.pop(run.run, None):
+        elif link.announced.pop(run.holder, None):
             self.note(f"run {run.run}: {host} is good again")
 
     def changed(self) -> None:
@@ -214,7 +231,7 @@ class Manager:
 
     def view(self, run: AttachedRun) -> View:
         """The cluster for one of its runs."""
-        dealt = self._dealt().get(run.run, {})
+        dealt = self._dealt().get(run.holder, {})
         return View(
             address=self.site.client_address if self.generation else "",
             generation=self.generation,
@@ -226,8 +243,8 @@ class Manager:
         return link.state(dealt.get(link.name, 0))
 
     def _dealt(self) -> dict[str, dict[str, int]]:
-        slots = {link.name: link.slots for link in self._links.values() if link.worker}
-        wishes = {run.run: run.wish for run in self._runs}
+        slots = {link.name: link.slots for link in self._links.values() if link.takes_batches}
+        wishes = {run.holder: run.wish for run in self._runs}
         if (slots, wishes) != self._dealt_for:
             self._dealt_for = (slots, wishes)
             self._deal = shares(slots, wishes)
@@ -257,7 +274,7 @@ class Manager:
         )
 
     def _run_status(self, run: AttachedRun, dealt: dict[str, dict[str, int]]) -> RunStatus:
-        slots = sum(dealt.get(run.run, {}).values())
+        slots = sum(dealt.get(run.holder, {}).values())
         return RunStatus(
             run=run.run, pid=run.pid, demand=min(run.wish.slots, _MORE_THAN_ANY), slots=slots
         )

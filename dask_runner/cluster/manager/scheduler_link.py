@@ -37,7 +37,13 @@ class SchedulerLink:
         pause = _BACKOFF[0]
         while not self._ending.is_set():
             began = loop.time()
-            wire = await start_piped(self._site.environment(NAME))
+            try:
+                wire = await start_piped(self._site.environment(NAME))
+            except OSError as error:  # no process can be started now
+                self.last_words = str(error)
+                _log.warning("the scheduler cannot be started: %s", error)
+                await self._rest(_BACKOFF[1])
+                continue
             log = self._site.folder.host_log(NAME)
             self._agent = AgentLink(wire, log=log, on_event=self._on_event)
             place = Place(bind=self._site.scheduler_host, scheduler="")
@@ -48,8 +54,12 @@ class SchedulerLink:
             self.last_words = ending or self.last_words or "ended"
             _log.warning("the scheduler's agent ended (%s); starting another", self.last_words)
             pause = _BACKOFF[0] if loop.time() - began > _GOOD_TIME else pause
-            await asyncio.sleep(pause)
+            await self._rest(pause)
             pause = min(pause * 2, _BACKOFF[1])
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), seconds)
 
     def hang_up(self) -> None:
         self._ending.set()

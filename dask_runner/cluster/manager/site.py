@@ -59,6 +59,8 @@ class Site:
         self.connector = connector
         self.changed = on_change
         self.on_scheduler: Callable[[str, int], None] = lambda _address, _dashboard: None
+        # Where a scheduler on this machine listens so that all hosts reach it.
+        self.bind = ""
         self.scheduler_host = ""
         self.scheduler_port = 0
         self.scheduler_ready = asyncio.Event()

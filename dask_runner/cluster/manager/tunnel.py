@@ -11,7 +11,7 @@ import asyncssh
 
 from dask_runner.cluster.dask_address import port_of, tls_address
 from dask_runner.cluster.manager.site import Place, Site
-from dask_runner.cluster.ssh.addresses import LOOPBACK
+from dask_runner.cluster.ssh.addresses import ANY, LOOPBACK
 from dask_runner.cluster.ssh.preflight import HostReport
 from dask_runner.errors import ClusterError
 
@@ -19,16 +19,20 @@ _CHUNK = 1 << 16
 
 
 class Tunnel:
-    """Both ways for one host; `worker_port` is where its worker listens there, once known."""
+    """Both ways for one host; `worker_port` is where its worker listens there, once known,
+    `scheduler_port` the scheduler's, to which it leads.
+    """
 
     def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
         self.worker_port = 0
+        self.scheduler_port = 0
         self._connection = connection
         self._listener: asyncssh.SSHListener | None = None
         self._server: asyncio.Server | None = None
 
     async def open(self, scheduler_host: str, scheduler_port: int) -> Place:
         """Start listening on both sides. Raises ClusterError if the host's sshd does not let us."""
+        self.scheduler_port = scheduler_port
         try:
             self._listener = await self._connection.forward_remote_port(
                 LOOPBACK, 0, scheduler_host, scheduler_port
@@ -87,16 +91,26 @@ async def place_of(
                 "it is to have the scheduler, but its ports cannot be reached from here",
                 hint="choose another --scheduler, or leave it out: this machine has it then",
             )
-        bind = facts.server_address if connection is not None else LOOPBACK
+        bind = facts.server_address if connection is not None else site.bind
+        if bind == ANY:
+            raise ClusterError(
+                "the hosts see it at several addresses",
+                hint="leave out --scheduler: this machine has it then, at all of them",
+            )
         return Place(bind=bind, scheduler=""), None
     await site.scheduler_ready.wait()
     if connection is None:
         # This machine: reached where everybody reaches it.
         return Place(bind=site.here, scheduler=site.client_address), None
-    if report.reachable:
+    # The scheduler listens at addresses of one family.
+    if report.reachable and _same_family(site.scheduler_host, facts.client_address):
         scheduler = site.scheduler_seen_at(facts.client_address)
         return Place(bind=facts.server_address, scheduler=scheduler), None
     tunnel = Tunnel(connection)
     address = site.client_address
     host = address.removeprefix("tls://").rpartition(":")[0].strip("[]")
     return await tunnel.open(host, port_of(address)), tunnel
+
+
+def _same_family(first: str, second: str) -> bool:
+    return (":" in first) == (":" in second)

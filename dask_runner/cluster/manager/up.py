@@ -6,10 +6,12 @@ a callback.
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 from dask_runner.cluster import session
@@ -27,9 +29,14 @@ from dask_runner.cluster.status import ClusterStatus, Phase, why_not
 from dask_runner.cluster.tls import make_credentials
 from dask_runner.errors import ClusterError
 
+_log = logging.getLogger(__name__)
+
 _TICK: Final = 0.25
 _SCHEDULER_PATIENCE: Final = 60.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What a terminal does to a program that it wants to stand still.
+_STOPS = (signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN)
+_LOOK_EVERY = 5.0
 
 
 def bring_up(request: UpRequest, show: Callable[[ClusterStatus], None]) -> Farewell:
@@ -59,6 +66,7 @@ class _Up:
                 pid=os.getpid(),
                 hostfile=site.settings.cluster.hostfile,
                 lease=site.lease,
+                staging=site.settings.cluster.staging,
             ),
             site.credentials,
         )
@@ -69,13 +77,14 @@ class _Up:
         try:
             with self._signals():
                 manager.start()
-                await self._watch(manager)
+                await self._until_the_end(manager)
         finally:
             # Also after an exception: nothing may stay on the hosts.
             farewell = await manager.end(self._end or "`up` failed")
             # Before anybody is told: who is may start the next one of this name at once.
             listening.close()
-            published.remove()
+            if published.is_of(site.cluster):
+                published.remove()
             await server.say_farewell(farewell)
         return farewell
 
@@ -90,8 +99,9 @@ class _Up:
             connector=Connector(handshakes=values.handshakes, timeout=values.connect_timeout),
             on_change=lambda: None,
         )
+        site.bind = await bind_address(host.address for host in self._request.hosts)
         if not values.scheduler:
-            site.scheduler_host = await bind_address(host.address for host in self._request.hosts)
+            site.scheduler_host = site.bind
             # Known before the scheduler listens, so that the hosts need not wait for it.
             site.scheduler_port = free_port(site.scheduler_host)
             site.scheduler_ready.set()
@@ -102,6 +112,17 @@ class _Up:
         site.on_scheduler = manager.scheduler_started
         return manager
 
+    async def _until_the_end(self, manager: Manager) -> None:
+        """Watch the cluster, and whether anybody could still find it."""
+        folder = asyncio.ensure_future(_removed(manager.site.folder.path))
+        watch = asyncio.ensure_future(self._watch(manager))
+        await asyncio.wait({folder, watch}, return_when=asyncio.FIRST_COMPLETED)
+        folder.cancel()
+        if not watch.done():
+            watch.cancel()
+            raise ClusterError(f"{manager.site.folder.path} was removed")
+        await watch
+
     async def _watch(self, manager: Manager) -> None:
         """Show what goes on until somebody wants the end."""
         wanted = self._request.settings.cluster.min_hosts
@@ -109,9 +130,6 @@ class _Up:
         while not self._end:
             status = manager.status()
             self._show(status)
-            if not manager.site.folder.path.is_dir():
-                # Nobody could find it any more, not even `down`.
-                raise ClusterError(f"{manager.site.folder.path} was removed")
             late = not manager.generation and status.up_for > _SCHEDULER_PATIENCE
             if late or manager.hopeless:
                 raise ClusterError(f"the scheduler did not start: {manager.scheduler_words()}")
@@ -137,13 +155,28 @@ class _Up:
                 continue
             loop.add_signal_handler(number, self._wish, number.name)
         # Stopped, it would let the leases of all hosts run out: Ctrl-Z does nothing here.
-        before = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTSTP, before)
+            for number, action in before.items():
+                signal.signal(number, action)
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+
+async def _removed(folder: Path) -> None:
+    """Until the state folder is gone: then not even `down` could find us. In a thread, for a home
+    on a file server that does not answer, or takes us for a stranger for a while.
+    """
+    while True:
+        try:
+            await asyncio.to_thread(os.stat, folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _log.info("%s: %s", folder, error)
+        await asyncio.sleep(_LOOK_EVERY)
 
 
 def _too_few(status: ClusterStatus, wanted: int) -> str:

@@ -64,6 +64,8 @@ def arrange_mounts(plan):
         mount(f"/proc/self/fd/{opened}", path, flags=BIND)
         os.close(opened)
     mount("proc", "/proc", "proc", NOSUID | NODEV)
+    # Who sits at a terminal of this machine, or of another host, does not sit here.
+    mount("devpts", "/dev/pts", "devpts", NOSUID, "newinstance,mode=620,ptmxmode=666")
 
 
 def arrange_network(ip, lines):
