@@ -44,6 +44,7 @@ echo "$me $now" >> "$TEST_FOLDER/executions"
 beat &
 ( setsid sh -c '(setsid sh "$TEST_FOLDER/escaped.sh" "$1" </dev/null >/dev/null 2>&1 &) ' - "$me" & )
 until test -e "$TEST_FOLDER/go" || test -e "$TEST_FOLDER/go-$1"; do sleep 0.05; done
+sleep "${TEST_SECONDS:-0}"
 echo "result of batch $1 with seed $2" > "$3"
 kill $!
 echo "$me 0" >> "$TEST_FOLDER/ends"

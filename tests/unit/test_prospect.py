@@ -30,7 +30,8 @@ def ask(monkeypatch):
     """Prospects of a cluster with these hosts; without hosts, none is up."""
 
     def make(*hosts: HostStatus, target: Target = EVERYTHING, **run) -> Prospects:
-        session = SimpleNamespace(name="main") if hosts else None
+        told = SimpleNamespace(staging="shared")
+        session = SimpleNamespace(name="main", session=lambda: told) if hosts else None
         monkeypatch.setattr(prospect, "find_session", lambda _name: session)
         monkeypatch.setattr(prospect, "status_of", lambda _: SimpleNamespace(hosts=hosts))
         settings = load_settings(None, {}, {f"run.{k}": v for k, v in run.items()}).settings
@@ -60,7 +61,7 @@ def test_a_number_that_was_fixed_needs_no_pilot(ask):
     told = prospects.tell(10, None)
     assert rooms(told) == {"a": 4, "b": 0}
     assert told.hosts[1].how == "left out: no python"
-    assert told.staging
+    assert told.staging == "nothing is copied: the hosts see the folders here"
 
 
 def test_memory_limits_auto_hosts_by_the_limit_of_a_batch_and_then_by_the_pilot(ask):
