@@ -47,7 +47,8 @@ until test -e "$TEST_FOLDER/go" || test -e "$TEST_FOLDER/go-$1"; do sleep 0.05; 
 sleep "${TEST_SECONDS:-0}"
 echo "result of batch $1 with seed $2" > "$3"
 kill $!
-echo "$me 0" >> "$TEST_FOLDER/ends"
+read -r now rest < /proc/uptime
+echo "$me $now" >> "$TEST_FOLDER/ends"
 """
 ESCAPED = """\
 while :; do
@@ -60,12 +61,12 @@ done
 
 @dataclass(frozen=True)
 class Execution:
-    """One start of a batch, by the job's own word: where, which process there, and when."""
+    """One start or end of a batch, by the job's own word: where, which process there, and when."""
 
     batch: int
     host: str
     pid: int
-    start: float
+    when: float
 
 
 class Pulse(Rig):
@@ -176,7 +177,7 @@ class Pulse(Rig):
     def last_beat(self, execution: Execution) -> float:
         """When anything of it was last seen alive."""
         name = f"{execution.batch} {execution.host} {execution.pid}"
-        last = execution.start
+        last = execution.when
         for path in (self.folder / "beats" / name, self.folder / "beats" / f"{name} escaped"):
             if path.exists():
                 last = max([last, *map(float, path.read_text().split())])
@@ -194,7 +195,7 @@ class Pulse(Rig):
             by_batch[one.batch].append(one)
         for starts in by_batch.values():
             for before, after in pairwise(starts):
-                late = self.last_beat(before) - after.start
+                late = self.last_beat(before) - after.when
                 assert late < 0, f"{before} was alive {late:.2f} s after the start of {after}"
 
     # ------------------------------------------------------------------ what is told

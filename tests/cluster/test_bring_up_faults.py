@@ -366,8 +366,8 @@ def test_a_second_cluster_is_beside_the_first_and_has_its_scheduler_on_a_host(tr
     done = rig.run("down", expect=EXIT_USAGE)
     assert "several clusters are up: main, other" in done.stderr
     rig.run("down", "--name", "other")
-    assert not _processes(trouble, "other-")
-    assert _processes(trouble, "main-")
+    assert not _processes(trouble, "other+")
+    assert _processes(trouble, "main+")
 
 
 def test_hosts_that_are_repaired_join_by_themselves(trouble):

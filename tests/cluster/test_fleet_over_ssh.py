@@ -503,30 +503,30 @@ def kinds(product, *words):
 
 def test_ps_names_what_runs(pair, start_agent):
     department, product = pair
-    start_agent(department, "node01", "main-desk-1")
+    start_agent(department, "node01", "main+desk+1")
     # A slot comes with the first batch.
     whole = {"agent", "scheduler", "worker", "zygote"}
     wait_for(lambda: kinds(product) == {"node01": whole, "node02": set()}, "all are up")
     found = product.json("hosts", "ps", "--cluster", "main")[0]["processes"]
-    assert {row["cluster"] for row in found} == {"main-desk-1"}
+    assert {row["cluster"] for row in found} == {"main+desk+1"}
     assert all(row["up"] and row["rss"] > 0 and row["age"] >= 0 for row in found)
     assert kinds(product, "--cluster", "mai") == {"node01": set(), "node02": set()}
     shown = product.run("hosts", "ps").stdout
-    assert re.search(r"node01 +\d+ +agent +main-desk-1", shown)
+    assert re.search(r"node01 +\d+ +agent +main\+desk\+1", shown)
 
 
 def test_kill_asks_for_a_cluster_that_is_up_and_reaches_all_below(pair, start_agent, tmp_path):
     department, product = pair
-    one = start_agent(department, "node01", "main-desk-1")
-    other = start_agent(department, "node01", "other-desk-2")
+    one = start_agent(department, "node01", "main+desk+1")
+    other = start_agent(department, "node01", "other+desk+2")
     script = department["node02"].path("/tmp/stubborn.py")
     script.write_text(STUBBORN)
-    marker = "DASK_RUNNER_CLUSTER=main-desk-1"
+    marker = "DASK_RUNNER_CLUSTER=main+desk+1"
     words = ["env", marker, "setsid", "--fork", sys.executable, "/tmp/stubborn.py"]
     department["node02"].popen(words).wait(10)
     wait_for(lambda: len(commands(department, "stubborn").get("node02", [])) >= 2, "it runs")
     refused = product.run("hosts", "kill", "--cluster", "main", expect=2)
-    assert "of a cluster that is up: main-desk-1" in refused.stderr
+    assert "of a cluster that is up: main+desk+1" in refused.stderr
     assert one.processes
     untouched = other.processes
     product.run("hosts", "kill", expect=2)
@@ -539,9 +539,9 @@ def test_kill_asks_for_a_cluster_that_is_up_and_reaches_all_below(pair, start_ag
 
 def test_kill_by_run_leaves_the_cluster_alone(pair, start_agent):
     department, product = pair
-    one = start_agent(department, "node01", "main-desk-1")
+    one = start_agent(department, "node01", "main+desk+1")
     before = one.processes
-    marks = ["DASK_RUNNER_CLUSTER=main-desk-1", "DASK_RUNNER_RUN=20261120T225745Z"]
+    marks = ["DASK_RUNNER_CLUSTER=main+desk+1", "DASK_RUNNER_RUN=20261120T225745Z"]
     department["node01"].popen(["env", *marks, "setsid", "--fork", "sleep", "4321"]).wait(10)
     wait_for(lambda: commands(department, "4321"), "it runs")
     product.run("hosts", "kill", "--run", "20261120T225745Z", "--yes")
@@ -565,7 +565,7 @@ def sweeper(pair, tmp_path):
 def test_a_sweep_ends_what_is_left_and_nothing_that_is_up(sweeper, start_agent):
     department, product = sweeper
     node = department["node01"]
-    living = start_agent(department, "node01", "main-desk-1")
+    living = start_agent(department, "node01", "main+desk+1")
     dead = start_agent(department, "node01", "old-desk-2")
     dead.leave_over()
     mark = "DASK_RUNNER_CLUSTER=older-desk-3"
@@ -591,7 +591,7 @@ def test_a_sweep_ends_what_is_left_and_nothing_that_is_up(sweeper, start_agent):
     assert up <= set(living.processes)
     assert node.path(living.folder).is_dir()
     assert {path.name for path in node.path("/tmp").glob("dask-runner-*")} == kept
-    assert "left alone: main-desk-1 is up" in done.stdout
+    assert "left alone: main+desk+1 is up" in done.stdout
     # A second one finds nothing.
     again = product.run("down", "--sweep")
     assert "node01: nothing found" in again.stdout

@@ -116,10 +116,10 @@ def test_row_18_processes_that_stand_still_are_fenced(rig):
     lost = rig.wait_phase("node02", "lost")
     assert "not heard of for longer than its lease" in " ".join(lost["errors"])
     rig.wait_starts(frozen, 2)
-    again = {one.start for one in rig.starts_of(frozen)}
+    again = {one.when for one in rig.starts_of(frozen)}
     rig.signal(signal.SIGCONT, *old)
     wait_for(lambda: not any(map(alive, old)), "those that went on to end", 10)
-    assert {one.start for one in rig.starts_of(frozen)} == again
+    assert {one.when for one in rig.starts_of(frozen)} == again
     host.start_sshd()
     rig.wait_phase("node02", "up")
     # The worker's agent has waited longer for its word than a busy machine may take.

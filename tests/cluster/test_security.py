@@ -286,7 +286,7 @@ def _gained(place: Place) -> list[str]:
 def test_another_user_cannot_read_the_session_nor_talk_to_the_manager(place):
     # The folder of all of it may be seen: it has a well-known name.
     files = [str(path) for path in place.state.glob("dask-runner/**/*")]
-    (private,) = place.tmp.glob("dask-runner-main-*")
+    (private,) = place.tmp.glob("dask-runner-main+*")
     files += [str(private), *map(str, private.rglob("*"))]
     control = [path for path in files if path.endswith("/control")]
     assert control
@@ -298,7 +298,7 @@ def test_another_user_cannot_read_the_session_nor_talk_to_the_manager(place):
 def test_another_user_of_a_host_cannot_look_into_private_folders(place):
     for name in ("node01", "node03"):
         host = place.department[name]
-        (folder,) = host.path("/tmp").glob("dask-runner-main-*")
+        (folder,) = host.path("/tmp").glob("dask-runner-main+*")
         assert folder.stat().st_mode & 0o777 == 0o700
         inside = [f"/tmp/{path.relative_to(host.path('/tmp'))}" for path in folder.rglob("*")]
         assert inside
@@ -427,7 +427,7 @@ def test_idle_connections_stop_neither_heartbeats_nor_a_run(place):
 
 def test_who_plants_folders_like_an_agents_has_nothing_of_others_removed(place):
     host = place.department["node01"]
-    (private,) = host.path("/tmp").glob("dask-runner-main-*")
+    (private,) = host.path("/tmp").glob("dask-runner-main+*")
     prefix = private.name[:-8]
     precious = host.path(f"{HOME}/precious")
     precious.mkdir(mode=0o700)

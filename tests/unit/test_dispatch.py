@@ -845,7 +845,20 @@ def test_many_groups_that_get_no_answer_at_once_are_one_pause(longer):
 
 @pytest.mark.parametrize("kind", [HostGoneError, ClusterError])
 def test_a_host_that_is_cut_off_while_files_are_brought_there_is_good_when_it_is_back(longer, kind):
-    cluster = StandIn(lambda group, name: slowly(good(group)), host("a"), host("b"))
+    waiting: list[tuple[Held, list[Outcome]]] = []
+
+    def answer(group: Group, name: str) -> Held:
+        """The first host does not end its batches before the other one has had some."""
+        if name == "b":
+            while waiting:
+                task, outcomes = waiting.pop()
+                task.end(outcomes=outcomes)
+        elif "b" not in cluster.places:
+            waiting.append((Held(), good(group)))
+            return waiting[-1][0]
+        return slowly(good(group))
+
+    cluster = StandIn(answer, host("a"), host("b"))
 
     class Cut(SlowFiles):
         cut = False

@@ -38,6 +38,9 @@ _log = logging.getLogger(__name__)
 _MARGIN = 2.0
 # An agent that has not said anything after so long (imports on a slow disk) is given up.
 _START_PATIENCE = 60.0
+# What a driver that is gone has left is removed, and again after so many s: its batches, which are
+# being killed, make folders for their logs until the last moment.
+_REMOVALS = (0.0, 2.0, 10.0)
 # What runs on a host is told every 2 s.
 _QUIET = 5.0
 _REDIAL = 2.0
@@ -216,6 +219,11 @@ class HostLink:
             self._agent.cancel(driver)
 
     def forget(self, holder: str) -> None:
+        """Have everything of a driver that is gone removed."""
+        for seconds in _REMOVALS:
+            asyncio.get_running_loop().call_later(seconds, self._remove, holder)
+
+    def _remove(self, holder: str) -> None:
         if self._agent is not None:
             self._agent.forget(holder)
 
