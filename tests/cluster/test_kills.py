@@ -62,7 +62,9 @@ def test_row_10_a_worker_and_an_agent_are_killed(rig):
     status = rig.wait_phase("node02", "up")
     assert any("its agent ended (killed by SIGKILL)" in error for error in status["errors"])
     rig.finish(driver, ALL)
-    assert len(rig.starts()) == ALL + 2 * SLOTS
+    # The dying worker of node02 gives its batches back, and may get them again before it is known
+    # to be gone: they begin once more. `finish` has checked that nothing ran twice at once.
+    assert ALL + 2 * SLOTS <= len(rig.starts()) <= ALL + 3 * SLOTS
     assert f"{rig.department['node02'].address} is back" in rig.texts("host-joined")
 
 

@@ -246,7 +246,7 @@ def test_operations_answer_each_with_its_value_or_its_error(agents, tmp_path):
     assert look == {"seen": False, "writable": False}
     missing = agent.ask("look", path=str(tmp_path / "no" / "probe"), token="t")
     assert missing == {"seen": False, "writable": False}
-    attempts = Path(agent.ask("folder", run="20261120T225745Z"))
+    attempts = Path(agent.ask("folder", holder="20261120T225745Z/0123abcd"))
     assert attempts.is_relative_to(agent.folder)
     assert attempts.stat().st_mode & 0o777 == 0o700
     (attempts / "000").mkdir()
@@ -265,7 +265,7 @@ def test_operations_answer_each_with_its_value_or_its_error(agents, tmp_path):
     assert (tmp_path / "probe").exists()
     assert "no operation 'dance'" in agent.call("dance").text
     assert "KeyError" in agent.call("look").text
-    assert "not the name of a run" in agent.call("folder", run="../x").text
+    assert "not the name of a driver" in agent.call("folder", holder="../x").text
 
 
 def test_a_host_behind_address_translation_listens_everywhere_and_tells_its_outer_address(agents):

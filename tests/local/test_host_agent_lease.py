@@ -98,7 +98,7 @@ def test_a_stopped_agent_keeps_no_batch_alive(agents, works, tmp_path):
     in_time(agent, pids)
     until(lambda: not agent.member("worker_process"), "the worker's end", 10)
     os.kill(agent.process.pid, signal.SIGCONT)
-    agent.wait_gone(5)
+    agent.wait_gone(15)
 
 
 def test_a_stopped_worker_keeps_no_batch_alive(agents, works, tmp_path):

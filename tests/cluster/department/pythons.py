@@ -42,7 +42,9 @@ def another(folder: Path) -> str:
     python = environment(folder)
     fields = (3, sys.version_info.minor - 1, 0, "final", 0)
     site = folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
-    (site / "sitecustomize.py").write_text(
+    # Not sitecustomize: Debian has one of its own, which comes first.
+    (site / "pretend.py").write_text(
         PRETEND.format(fields=fields, text=f"3.{sys.version_info.minor - 1}.0")
     )
+    (site / "pretend.pth").write_text("import pretend\n")
     return python
