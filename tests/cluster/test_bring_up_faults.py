@@ -146,7 +146,9 @@ def _other_clock(folder: Path) -> str:
     lines = ["import time", "now, now_ns = time.time, time.time_ns"]
     lines += [f"time.time = lambda: now() + {CLOCK}"]
     lines += [f"time.time_ns = lambda: now_ns() + {CLOCK} * 10**9"]
-    (site / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    # Not sitecustomize: Debian has one of its own, which comes first.
+    (site / "clock.py").write_text("\n".join(lines) + "\n")
+    (site / "clock.pth").write_text("import clock\n")
     paths = [sysconfig.get_path("purelib"), str(Path(dask_runner.__file__).parents[1])]
     (site / "ours.pth").write_text("\n".join(paths) + "\n")
     return python
