@@ -107,6 +107,7 @@ def test_row_17_a_scheduler_on_a_host_is_killed_and_then_its_host_agent(rig):
 
 
 def test_row_18_processes_that_stand_still_are_fenced(rig):
+    rig.thaw = 0.5
     driver = rig.begin(ALL)
     worker, frozen = rig.on_host("node01"), rig.on_host("node02")
     rig.release(rig.on_host("node03"))
