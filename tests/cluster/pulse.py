@@ -201,7 +201,9 @@ class Pulse(Rig):
         for starts in by_batch.values():
             for before, after in pairwise(starts):
                 late = self.last_beat(before) - after.when
-                assert late < self.thaw, f"{before} was alive {late:.2f} s after the start of {after}"
+                assert late < self.thaw, (
+                    f"{before} was alive {late:.2f} s after the start of {after}"
+                )
 
     # ------------------------------------------------------------------ what is told
 
