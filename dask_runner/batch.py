@@ -73,7 +73,8 @@ class PlannedOutput(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     With `tree`, the file is ROOT and is read in full. The number of its entries must be within
     [`acceptance` * `entries`, `entries`]. Without `tree`, the file must only exist.
-    `optional` outputs may be missing.
+    `optional` outputs may be missing. With `returned`, the batch writes no file: the content comes
+    back with the outcome, and the driver writes it.
     """
 
     name: str
@@ -81,6 +82,7 @@ class PlannedOutput(Struct, frozen=True, kw_only=True, omit_defaults=True):
     entries: int | None = None
     acceptance: float = 1.0
     optional: bool = False
+    returned: bool = False
 
 
 def least_accepted(events: int, acceptance: float) -> int:
@@ -89,6 +91,11 @@ def least_accepted(events: int, acceptance: float) -> int:
     # 0.55 * 100 is 55.00000000000001 in floating point, and means 55.
     nearest = round(exact)
     return nearest if abs(exact - nearest) < 1e-9 * max(1.0, exact) else int(exact) + 1
+
+
+# What a batch may return with its outcome, in bytes: it passes through the memory of the worker and
+# the driver, and Dask's connections.
+RETURNED_MAX = 16_000_000
 
 
 class Batch(Struct, frozen=True, kw_only=True, omit_defaults=True):

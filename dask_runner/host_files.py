@@ -7,7 +7,7 @@ event loop. Owns what is asked of the host, and the words for what goes wrong on
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,9 @@ class HostFiles:
         """Whether there is nothing to do when the group is over."""
         return self._outputs_shared and _key(attempts) not in self._begun
 
-    async def collect(self, outcome: Outcome) -> None:
-        """Bring an attempt's outputs and log home. Raises ClusterError if that is impossible,
-        StorageError if they cannot be written here.
+    async def collect(self, outcome: Outcome, here: Collection[str] = ()) -> None:
+        """Bring an attempt's outputs, but for those that are `here`, and its log home. Raises
+        ClusterError if that is impossible, StorageError if they cannot be written here.
         """
         name = attempt_name(outcome.batch, outcome.attempt)
         home = self._wish.folder.attempt(outcome.batch, outcome.attempt)
@@ -137,7 +137,11 @@ class HostFiles:
         copies: list[Coroutine[Any, Any, None]] = []
         if done:
             there = f"{self._attempts}/{name}"
-            copies += [self._fetcher.output(there, home, output) for output in outcome.outputs]
+            copies += [
+                self._fetcher.output(there, home, output)
+                for output in outcome.outputs
+                if output.name not in here
+            ]
         if outcome.log is not None and outcome.log.path == f"{name}/{LOG_NAME}":
             copies.append(self._fetcher.log(self._attempts, outcome.log, needed=done))
         elif outcome.log is not None:

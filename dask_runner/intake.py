@@ -5,7 +5,7 @@ travel, and where a batch goes next.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 
@@ -14,6 +14,8 @@ import msgspec
 from dask_runner.backlog import Backlog
 from dask_runner.batch import Failure, FailureKind, Outcome, OutcomeStatus
 from dask_runner.blame import Blame, Decision
+from dask_runner.deliveries import is_whole
+from dask_runner.deliveries import write as write_delivery
 from dask_runner.errors import (
     BadInputError,
     ClusterError,
@@ -21,6 +23,7 @@ from dask_runner.errors import (
     RunnerError,
     StorageError,
 )
+from dask_runner.execution.task import Delivery
 from dask_runner.flights import Flight, Flights
 from dask_runner.grouping import Grouping
 from dask_runner.manifest import Manifest, Note, NoteKind
@@ -76,20 +79,23 @@ class Intake:
         self.latest: deque[str] = deque(maxlen=_LATEST)
         self.peak = max((host.max_rss for host in manifest.state.hosts.values()), default=0)
 
-    def hear(self, outcomes: Iterable[Outcome]) -> None:
+    def hear(self, deliveries: Iterable[Delivery]) -> None:
         """Outcomes have come: they are accepted as soon as their files are here too."""
-        for told in outcomes:
+        for delivery in deliveries:
+            told, contents = delivery.outcome(), delivery.contents
             flight = self._flights.awaiting(told)
             if flight is None:
                 self._late(told)
                 continue
-            outcome = self._credible(flight, told)
+            outcome = self._credible(flight, told, contents)
+            if contents and outcome.status is OutcomeStatus.DONE:
+                write_delivery(self._manifest.folder, outcome, contents)
             # Marked also if all is here: the same outcome may come twice at once.
             flight.collecting.add(outcome.batch)
             if outcome.status is OutcomeStatus.RETURNED:
                 self._fresh.append((flight, outcome))
                 continue
-            files = self._staging.collect(flight.host, outcome)
+            files = self._staging.collect(flight.host, outcome, contents.keys())
             if files.done():
                 self.collected((flight, outcome, files))
             else:
@@ -116,9 +122,9 @@ class Intake:
             outcome = self._returned(flight, outcome.batch, message)
         self._fresh.append((flight, outcome))
 
-    def _credible(self, flight: Flight, outcome: Outcome) -> Outcome:
+    def _credible(self, flight: Flight, outcome: Outcome, contents: Mapping[str, bytes]) -> Outcome:
         """What a host says becomes paths here. A batch that is done has its planned outputs and no
-        others; a log is where the host was told to write it.
+        others, those that come back whole; a log is where the host was told to write it.
         """
         if outcome.log is not None and outcome.log.path not in flight.logs(outcome.batch):
             outcome = msgspec.structs.replace(outcome, log=None)
@@ -127,7 +133,9 @@ class Intake:
         names = [output.name for output in outcome.outputs]
         planned = {output.name: output.optional for output in flight.batch(outcome.batch).outputs}
         needed = {name for name, optional in planned.items() if not optional}
-        if len({*names}) == len(names) and needed <= {*names} <= planned.keys():
+        returned = {o.name for o in flight.batch(outcome.batch).outputs if o.returned}
+        here = is_whole(outcome, contents) and returned & {*names} == contents.keys()
+        if here and len({*names}) == len(names) and needed <= {*names} <= planned.keys():
             return outcome
         message = f"{flight.host} says that it is done, with other outputs than planned: {names}"
         self._blame.accuse(flight.host, f"batch {outcome.batch}: {message}")

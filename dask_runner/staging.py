@@ -126,15 +126,16 @@ class Staging:
         files.begin(attempts)
         return self._start(files.room(attempts))
 
-    def collect(self, host: str, outcome: Outcome) -> "Future[None]":
+    def collect(self, host: str, outcome: Outcome, here: Collection[str] = ()) -> "Future[None]":
         """The attempt's outputs and log are in its folder here, and durable; at once if they were
-        written there. The future raises ClusterError or StorageError.
+        written there. Those named in `here` have come already. The future raises ClusterError or
+        StorageError.
         """
         del host  # an attempt is where its room was
         files = self._where.get((outcome.batch, outcome.attempt))
         if files is None or files.shares_outputs:
             return _NOTHING  # one for all: it costs each batch
-        return self._start(files.collect(outcome))
+        return self._start(files.collect(outcome, here))
 
     def finish(self, host: str, attempts: Sequence[Attempt]) -> "Future[None]":
         """The group is over: its log is here, and nothing of it is left on the host. What cannot be

@@ -163,6 +163,11 @@ def _split(history: History, line: dict[str, Any]) -> None:
         _add(history, part)
 
 
+def _extension(history: History, line: dict[str, Any]) -> None:
+    for batch in line["batches"]:
+        _add(history, batch)
+
+
 def _group(history: History, line: dict[str, Any]) -> None:
     for index, number in line["attempts"]:
         if index in history.batches:
@@ -228,6 +233,7 @@ _RULES = {
     "input": _input,
     "batch": _add,
     "split": _split,
+    "extension": _extension,
     "started": _group,
     "outcome": _outcome,
     "intent": _group,

@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 
 from dask_runner.batch import Attempt, FailureKind, Outcome, OutcomeStatus
-from dask_runner.execution import failures
+from dask_runner.execution import failures, returns
 from dask_runner.execution.failures import Cause
 from dask_runner.execution.log_capture import GroupLogs
 from dask_runner.execution.process_tree import Usage
 from dask_runner.execution.reports import Report
-from dask_runner.execution.task import Group
+from dask_runner.execution.task import Delivery, Group
 from dask_runner.execution.wire import GarbageError
 from dask_runner.files import path_to_text, text_to_path
 from dask_runner.run_folder import LOG_NAME, attempt_name, group_log_name
@@ -70,9 +70,9 @@ class Ledger:
         self._last_clock = time.perf_counter()
         self._last_time = time.time()
 
-    def early(self) -> list[Outcome]:
+    def early(self) -> list[Delivery]:
         """Outcomes that are final while the process still runs: not those with outputs, which
-        are read only when nobody is left who could change them.
+        are read only when nobody is left who could change them, or are too large to be streamed.
         """
         if self._with_outputs:
             return []
@@ -107,7 +107,7 @@ class Ledger:
         return [
             (position, attempt, self.folder(position))
             for position, attempt in enumerate(self._group.attempts[: len(self._reports)])
-            if attempt.batch.outputs
+            if any(not output.returned for output in attempt.batch.outputs)
             and position not in self._verdicts
             and self._reports[position].cause is None
         ]
@@ -134,7 +134,7 @@ class Ledger:
 
     def rest(self) -> list[Outcome]:
         """The outcomes of all attempts that have none yet, after `end`."""
-        ran = self._outcomes(len(self._reports))
+        ran: list[Outcome] = [*self._outcomes(len(self._reports))]
         returned = [
             Outcome(
                 batch=attempt.batch.index,
@@ -147,20 +147,23 @@ class Ledger:
         self._made = len(self._group.attempts)
         return ran + returned
 
-    def _outcomes(self, until: int) -> list[Outcome]:
+    def _outcomes(self, until: int) -> list[Delivery]:
         made = [self._outcome(position) for position in range(self._made, until)]
         self._made = max(self._made, until)
         return made
 
-    def _outcome(self, position: int) -> Outcome:
+    def _outcome(self, position: int) -> Delivery:
         attempt, report = self._group.attempts[position], self._reports[position]
         verdict = self._verdicts.get(position)
         cause = report.cause or (verdict.cause if verdict is not None else None)
+        cause = cause or returns.complaint(attempt.batch, report.files)
+        contents = report.files if cause is None else {}
         log, tail = self.logs.take(position)
         if cause is not None:
             folders = [self._attempts_folder, *self._scratch_folders()]
             cause = failures.or_disk_full(cause, folders)
-        return Outcome(
+        checked = verdict.outputs if cause is None and verdict is not None else ()
+        return Delivery(
             batch=attempt.batch.index,
             attempt=attempt.number,
             status=OutcomeStatus.DONE if cause is None else OutcomeStatus.FAILED,
@@ -171,9 +174,10 @@ class Ledger:
             max_rss=report.max_rss,
             bytes_written=report.bytes_written,
             log=log,
-            outputs=verdict.outputs if cause is None and verdict is not None else (),
+            outputs=(*checked, *returns.described(contents)),
             failure=None if cause is None else cause.failure(tail),
             counters=report.counters,
+            contents=contents,
         )
 
     def _scratch_folders(self) -> list[Path]:

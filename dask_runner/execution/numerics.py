@@ -38,6 +38,8 @@ def pinned_environment() -> dict[str, str]:
     umath: Any = importlib.import_module("numpy._core._multiarray_umath")
 
     pinned = dict.fromkeys(_ONE_THREAD, "1")
+    # Arrow's allocator (awkward and pandas load Arrow where it is installed) starts a thread.
+    pinned["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
     # The order of sets of strings, and of all that is derived from it.
     pinned["PYTHONHASHSEED"] = "0"
     baseline = set(umath.__cpu_baseline__)

@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 from dask_runner import workloads
 from dask_runner.batch import Attempt, Batch, BatchFailedError, FailureKind
 from dask_runner.errors import RunnerError
-from dask_runner.execution import marker, process_tree, reports, wire
+from dask_runner.execution import marker, process_tree, reports, returns, wire
 from dask_runner.execution.failures import Cause, cause_of
 from dask_runner.execution.log_capture import mark
 from dask_runner.execution.reports import Report
@@ -27,7 +27,7 @@ from dask_runner.execution.task import Group, Limits
 from dask_runner.files import path_to_text, text_to_path
 from dask_runner.run_folder import attempt_name
 from dask_runner.workloads import shipped
-from dask_runner.workloads.interface import Workload
+from dask_runner.workloads.interface import Results, Workload
 
 # Above the limit of the tree, which is sampled: the wall against growth between two samples. It
 # counts private writable memory, so that reserving address space costs nothing.
@@ -122,16 +122,15 @@ class _Batches:
         broken = self._load()
         for position, attempt in enumerate(self._group.attempts):
             started, clock = time.time(), time.perf_counter()
-            counters: dict[str, float] = {}
-            cause: Cause | None = None
+            results, cause = Results(), None
             try:
                 folder = self._enter(position, attempt)
             except OSError as error:
                 cause = _cause_of_folder(error)
             else:
-                counters, cause = self._run_one(attempt, folder, broken)
+                results, cause = self._run_one(attempt, folder, broken)
             wall = time.perf_counter() - clock
-            self._report(position, started, wall, counters, cause)
+            self._report(position, started, wall, results, cause)
 
     def _load(self) -> BaseException | None:
         try:
@@ -143,18 +142,17 @@ class _Batches:
 
     def _run_one(
         self, attempt: Attempt, folder: Path, broken: BaseException | None
-    ) -> tuple[dict[str, float], Cause | None]:
+    ) -> tuple[Results, Cause | None]:
         try:
             if self._workload is None:
                 assert broken is not None
                 raise broken  # noqa: TRY301  # to be reported as the batch's own
-            counters = self._workload.run(with_paths(attempt.batch, self._group.paths), folder)
-            # Whatever counts as a number (NumPy's too) is one; the rest is the workload's error.
-            return {str(name): float(value) for name, value in counters.items()}, None
+            told = self._workload.run(with_paths(attempt.batch, self._group.paths), folder)
+            return returns.as_results(told), None
         except BaseException as error:  # noqa: BLE001  # the boundary to foreign code
             cause = _with_planned_path(cause_of(error), self._group.paths)
             _print_failure(error)
-            return {}, cause
+            return Results(), cause
         finally:
             _flush()
 
@@ -193,7 +191,7 @@ class _Batches:
         position: int,
         started: float,
         wall: float,
-        counters: dict[str, float],
+        results: Results,
         cause: Cause | None,
     ) -> None:
         cpu, max_rss, written = _used()
@@ -204,8 +202,9 @@ class _Batches:
             cpu - self._before[0],
             max_rss,
             written - self._before[2],
-            counters,
+            results.counters,
             cause,
+            files=results.files,
         )
         self._before = (cpu, max_rss, written)
         wire.write_all(self._seat.reports, reports.encode(report))

@@ -9,14 +9,25 @@ import pdb as debugger  # noqa: T100  # the user asks for it
 import tempfile
 import time
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dask_runner import workloads
-from dask_runner.batch import Attempt, Outcome, OutcomeStatus, OutputFile, WorkloadSpec
+from dask_runner.batch import (
+    Attempt,
+    Batch,
+    BatchFailedError,
+    Outcome,
+    OutcomeStatus,
+    OutputFile,
+    WorkloadSpec,
+)
 from dask_runner.errors import StorageError
-from dask_runner.execution import marker, validation
+from dask_runner.execution import marker, returns, validation
 from dask_runner.execution.failures import Cause, cause_of
+from dask_runner.files import text_to_path
+from dask_runner.workloads.interface import Results
 from dask_runner.workloads.shipped import show
 
 
@@ -47,8 +58,12 @@ def replay(
     cause: Cause | None = None
     with tempfile.TemporaryDirectory(prefix="dask-runner-") as scratch:
         try:
-            counters = _run(attempt, spec, folder, scratch, shipped)
-            outputs = validation.validate_outputs(attempt.batch, folder)
+            results = _run(attempt, spec, folder, scratch, shipped)
+            counters = results.counters
+            outputs = (
+                *validation.validate_outputs(attempt.batch, folder),
+                *_returned(attempt.batch, results.files, folder),
+            )
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  # the boundary to foreign code
@@ -71,7 +86,7 @@ def replay(
 
 def _run(
     attempt: Attempt, spec: WorkloadSpec, folder: Path, scratch: str, shipped: Path | None
-) -> dict[str, float]:
+) -> Results:
     show(shipped)
     workload = workloads.load(spec, shipped=shipped)
     os.environ.update(
@@ -83,4 +98,13 @@ def _run(
         }
     )
     os.chdir(folder)
-    return workload.run(attempt.batch, folder)
+    return returns.as_results(workload.run(attempt.batch, folder))
+
+
+def _returned(batch: Batch, contents: Mapping[str, bytes], folder: Path) -> tuple[OutputFile, ...]:
+    """Put what a batch gave back beside its files. Raises BatchFailedError."""
+    if (cause := returns.complaint(batch, contents)) is not None:
+        raise BatchFailedError(cause.kind, cause.message, cause=cause.cause)
+    for name, data in contents.items():
+        (folder / text_to_path(name)).write_bytes(data)
+    return returns.described(contents)

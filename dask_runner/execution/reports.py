@@ -13,7 +13,9 @@ REPORT: Final = 5
 
 
 class Report(Struct, frozen=True, array_like=True):
-    """The end of the batch at `position` of the group; `started` in seconds since the epoch."""
+    """The end of the batch at `position` of the group; `started` in seconds since the epoch.
+    `files` are the contents of outputs that come back with the outcome.
+    """
 
     position: int
     started: float = 0.0
@@ -24,6 +26,7 @@ class Report(Struct, frozen=True, array_like=True):
     counters: dict[str, float] = {}
     cause: Cause | None = None
     outputs: tuple[OutputFile, ...] = ()
+    files: dict[str, bytes] = {}
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -4,12 +4,23 @@ Owns the limits of a batch process and the encoding. Bytes and not objects pass 
 that no pickle of ours is ever loaded, and a worker relays outcomes without looking into them.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import msgspec
 from msgspec import Struct, field, structs
 
 from dask_runner.batch import Attempt, Outcome, WorkloadSpec
+
+
+class Delivery(Outcome, frozen=True, kw_only=True, omit_defaults=True):
+    """An outcome on its way, with the contents of the outputs that come back with it, by name."""
+
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+    def outcome(self) -> Outcome:
+        """Without the contents: what is recorded."""
+        return Outcome(**{name: getattr(self, name) for name in Outcome.__struct_fields__})
 
 
 class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -78,7 +89,7 @@ class GroupHead(Struct, frozen=True, kw_only=True):
 
 _group_encoder = msgspec.msgpack.Encoder()
 _group_decoder = msgspec.msgpack.Decoder(Group)
-_outcomes_decoder = msgspec.msgpack.Decoder(list[Outcome])
+_outcomes_decoder = msgspec.msgpack.Decoder(list[Delivery])
 _raw_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
@@ -90,11 +101,11 @@ def decode_group(data: bytes) -> Group:
     return _group_decoder.decode(data)
 
 
-def encode_outcomes(outcomes: list[Outcome]) -> bytes:
+def encode_outcomes(outcomes: Sequence[Outcome]) -> bytes:
     return _group_encoder.encode(outcomes)
 
 
-def decode_outcomes(data: bytes) -> list[Outcome]:
+def decode_outcomes(data: bytes) -> list[Delivery]:
     return _outcomes_decoder.decode(data)
 
 

@@ -45,7 +45,7 @@ def validate_outputs(batch: Batch, folder: Path) -> tuple[OutputFile, ...]:
     """The outputs of a batch, made read-only. Raises BatchFailedError."""
     found = []
     for planned in batch.outputs:
-        output = _validated(planned, folder)
+        output = None if planned.returned else _validated(planned, folder)
         if output is not None:
             found.append(output)
     return tuple(found)

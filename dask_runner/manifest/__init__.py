@@ -13,6 +13,7 @@ from dask_runner.manifest.lock import LockHolder, lock_holder
 from dask_runner.manifest.reader import Follower, history, manifest_path, read_state, records
 from dask_runner.manifest.records import (
     Done,
+    Extension,
     Header,
     Intent,
     Note,
@@ -30,6 +31,7 @@ from dask_runner.manifest.writer import Manifest
 __all__ = [
     "Count",
     "Done",
+    "Extension",
     "Follower",
     "Header",
     "HostTotals",

@@ -19,6 +19,7 @@ import msgspec
 from dask_runner.batch import Batch, InputFile, Outcome
 from dask_runner.manifest.records import (
     Done,
+    Extension,
     Header,
     Intent,
     Note,
@@ -40,6 +41,7 @@ KINDS: dict[str, type[Any]] = {
     "done": Done,
     "note": Note,
     "split": Split,
+    "extension": Extension,
 }
 _PREFIXES = {kind: b'{"type":"%s",' % name.encode() for name, kind in KINDS.items()}
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}

@@ -18,6 +18,7 @@ from dask_runner.manifest.plan import Plan
 from dask_runner.manifest.records import (
     FORMAT,
     Done,
+    Extension,
     Header,
     Intent,
     Note,
@@ -106,6 +107,8 @@ class Ledger:
                     raise LookupError(f"{type(record).__name__} of batch {index}, which is not")
             if isinstance(record, Split):
                 self._check_split(record)
+            elif isinstance(record, Extension):
+                self._check_numbers(record.batches, "the batches of an extension")
 
     def add_batches(self, batches: Sequence[Batch | BatchView], offsets: Sequence[int]) -> None:
         """Take in a stretch of the plan at once."""
@@ -215,13 +218,19 @@ class Ledger:
         self.plan.add_parts(split.parts)
         self._make_room([part.count for part in split.parts])
 
-    def _check_split(self, split: Split) -> None:
+    def on_extension(self, extension: Extension, _offset: int) -> None:
+        self.last_time = extension.time
+        self._check_numbers(extension.batches, "the batches of an extension")
+        self.plan.add_parts(extension.batches)
+        self._make_room([batch.count for batch in extension.batches])
+
+    def _check_numbers(self, batches: Sequence[Batch], what: str) -> None:
         first = len(self.plan)
-        numbers = [part.index for part in split.parts]
-        if numbers != list(range(first, first + len(numbers))):
-            raise ManifestError(
-                f"the parts of batch {split.batch} are not numbered from {first} up"
-            )
+        if [batch.index for batch in batches] != list(range(first, first + len(batches))):
+            raise ManifestError(f"{what} are not numbered from {first} up")
+
+    def _check_split(self, split: Split) -> None:
+        self._check_numbers(split.parts, f"the parts of batch {split.batch}")
         if self.verdicts[split.batch] in (ACCEPTED, DONE):
             raise ManifestError(f"batch {split.batch} has its result and cannot be split")
 
@@ -291,4 +300,5 @@ _RULES: dict[type[Any], Callable[[Ledger, Any, int], None]] = {
     DoneView: Ledger.on_done,
     Note: Ledger.on_note,
     Split: Ledger.on_split,
+    Extension: Ledger.on_extension,
 }

@@ -47,7 +47,7 @@ class Lines:
 
 
 class Plan(Sequence[Batch]):
-    """Index -> Batch. Parts of batches that were split follow the planned ones."""
+    """Index -> Batch. Parts of split batches and those of extensions follow the planned ones."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -59,7 +59,7 @@ class Plan(Sequence[Batch]):
         self._offsets.extend(offsets)
 
     def add_parts(self, parts: Iterable[Batch]) -> None:
-        """Append the parts of a split batch."""
+        """Append the parts of a split batch, or what a run was extended by."""
         self._parts.extend(parts)
 
     def __len__(self) -> int:

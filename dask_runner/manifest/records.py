@@ -144,4 +144,15 @@ class Split(Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: str = field(default_factory=utc_now)
 
 
-Record = Header | InputFile | Batch | Started | Outcome | Intent | Done | Note | Split
+class Extension(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """More work for the same run: `batches`, whose indices continue those there are. `text` says
+    what was asked for.
+    """
+
+    batches: tuple[Batch, ...]
+    text: str = ""
+    who: str = ""
+    time: str = field(default_factory=utc_now)
+
+
+Record = Header | InputFile | Batch | Started | Outcome | Intent | Done | Note | Split | Extension

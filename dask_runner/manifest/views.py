@@ -67,8 +67,12 @@ class _Split(_Whole, frozen=True, gc=False, tag_field="type", tag="split"):
     pass
 
 
+class _Extension(_Whole, frozen=True, gc=False, tag_field="type", tag="extension"):
+    pass
+
+
 View = BatchView | OutcomeView | StartedView | IntentView | DoneView
-_ANY = View | _Header | _Input | _Note | _Split
+_ANY = View | _Header | _Input | _Note | _Split | _Extension
 _decoder = msgspec.json.Decoder(_ANY)
 
 

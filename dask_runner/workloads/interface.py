@@ -51,6 +51,15 @@ class MergeRequest(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+class Results(Struct, frozen=True, kw_only=True):
+    """What a batch gives back besides its files: counters, and the contents of its planned outputs
+    that are `returned`, by name; at most RETURNED_MAX bytes in all.
+    """
+
+    counters: dict[str, float] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
 class Workload(Protocol):
     """A kind of work that splits into independent batches."""
 
@@ -62,9 +71,9 @@ class Workload(Protocol):
     def plan(self) -> Plan:
         """Split the work into batches. Reads inputs, changes nothing, starts nothing."""
 
-    def run(self, batch: Batch, folder: Path) -> dict[str, float]:
+    def run(self, batch: Batch, folder: Path) -> "dict[str, float] | Results":
         """Do one batch in the current process; write the planned outputs into `folder`, which is
-        also the working directory. Return counters.
+        also the working directory, and return counters; or return small outputs with them.
 
         Raises BatchFailedError or BadInputError with the cause; anything else it raises is recorded
         as an exception of the batch.

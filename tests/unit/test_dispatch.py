@@ -686,7 +686,7 @@ class SlowFiles:
         room = Room(attempts_folder=f"/on/{host.name}", paths={"in": "/cache/in"}, shipped="/s")
         return self._later(room, self.fail.get(f"room {host.name}"))
 
-    def collect(self, host: str, outcome: Outcome) -> ConcurrentFuture[None]:
+    def collect(self, host: str, outcome: Outcome, here=()) -> ConcurrentFuture[None]:
         return self._later(None, self.fail.pop(f"collect {outcome.batch}", None))
 
     def finish(self, host: str, attempts: Any) -> ConcurrentFuture[None]:

@@ -141,5 +141,11 @@ def test_groups_and_outcomes_survive_their_encoding():
     assert (head.run, head.topic, head.preload) == ("r", "t", ("numpy",))
     outcomes = [Outcome(batch=k, attempt=1, status=OutcomeStatus.DONE) for k in range(3)]
     parts = [task.encode_outcomes(outcomes[:1]), task.encode_outcomes(outcomes[1:])]
-    assert task.decode_outcomes(task.join_outcomes(parts)) == outcomes
-    assert task.decode_outcomes(task.join_outcomes(parts[:1])) == outcomes[:1]
+    assert [one.outcome() for one in task.decode_outcomes(task.join_outcomes(parts))] == outcomes
+    delivery = task.Delivery(
+        batch=0, attempt=1, status=OutcomeStatus.DONE, contents={"a.npy": b"\0\xff"}
+    )
+    (arrived,) = task.decode_outcomes(task.encode_outcomes([delivery]))
+    assert (arrived, arrived.outcome()) == (delivery, outcomes[0])
+    (first,) = task.decode_outcomes(task.join_outcomes(parts[:1]))
+    assert first.outcome() == outcomes[0]
