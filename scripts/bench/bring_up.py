@@ -5,9 +5,14 @@
 
 Needs root (the hosts are network namespaces). For each number of hosts it prints seconds and CPU
 seconds (of the whole machine) until all slots are ready, seconds until everything is gone after the
-end, and the processes that stayed. Ours is shown twice: the first start after a boot of the hosts computes
-their numerics self-test, later ones know it. SSHCluster gets a worker for each slot up to 12 of them, and one
-for each host beyond: with more it takes minutes, or deadlocks.
+end, and the processes that stayed, on the hosts and on this machine. Ours is shown twice: the first
+start after a boot of the hosts computes their numerics self-test, later ones know it. SSHCluster gets
+a worker for each slot up to 12 of them, and one for each host beyond: with more it takes minutes, or
+deadlocks.
+
+A line of ours that has a target ends with it and with `met` or `MISSED`: the ratio of the seconds
+until ready is at most 0.25 on 3 hosts (12 workers of SSHCluster) and 0.6 on 32 (32 of its workers);
+everything of ours is gone within 5 s, and nothing stays. The exit code is 1 if one was missed.
 """
 
 import argparse
@@ -26,6 +31,9 @@ from department import Department, missing  # noqa: E402  (found through the pat
 
 _PATIENCE = 300
 _MOST_WORKERS = 12
+# What ours must not exceed: the ratio by number of hosts, and seconds until everything is gone.
+RATIOS = {3: 0.25, 32: 0.6}
+GONE = 5.0
 
 # What a user of SSHCluster writes; the first host is the scheduler's.
 PEER = """
@@ -69,10 +77,27 @@ def cpu_seconds() -> float:
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
-def on_the_hosts(department: Department, before: set[int]) -> set[int]:
-    """Processes on the hosts that were not there before, without those of sshd."""
-    now = {pid for pids in department.processes().values() for pid in pids} - before
-    return {pid for pid in now if "sshd" not in name_of(pid)}
+def everything(department: Department) -> set[int]:
+    """The processes on the hosts, and those on this machine that a command of this user's desk has
+    started: manager, scheduler and its agent, or SSHCluster's program.
+    """
+    there = {pid for pids in department.processes().values() for pid in pids}
+    mark = f"XDG_STATE_HOME={department.environment['XDG_STATE_HOME']}".encode()
+    here = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    return there | {pid for pid in here if mark in environment_of(pid)}
+
+
+def new(department: Department, before: set[int]) -> set[int]:
+    """Processes that were not there before, without those of sshd and those that have ended."""
+    now = everything(department) - before
+    return {pid for pid in now if "sshd" not in name_of(pid) and environment_of(pid)}
+
+
+def environment_of(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []  # gone
 
 
 def name_of(pid: int) -> str:
@@ -85,7 +110,7 @@ def name_of(pid: int) -> str:
 def wait_gone(department: Department, before: set[int], patience: float) -> tuple[float, int]:
     """Seconds until nothing is left, and what is left after `patience` of them."""
     began = time.perf_counter()
-    while left := on_the_hosts(department, before):
+    while left := new(department, before):
         if time.perf_counter() - began > patience:
             break
         time.sleep(0.02)
@@ -96,7 +121,7 @@ def ours(department: Department, folder: Path, slots: int) -> Result:
     """`up --detach` from the start of the command to its return, then `down`."""
     hostfile = department.hostfile(folder / "hostfile.txt", slots=slots)
     number = str(hostfile.read_text().count("slots="))
-    before = {pid for pids in department.processes().values() for pid in pids}
+    before = everything(department)
     cpu, began = cpu_seconds(), time.perf_counter()
     command = [sys.executable, "-m", "dask_runner"]
     up = ["up", "--detach", "--hostfile", str(hostfile), "--min-hosts", number]
@@ -132,7 +157,7 @@ def peer(department: Department, folder: Path, slots: int) -> Result:
     program = folder / "peer.py"
     program.write_text(PEER)
     key = str(department.desk / ".ssh" / "id_ed25519")
-    before = {pid for pids in department.processes().values() for pid in pids}
+    before = everything(department)
     cpu, began = cpu_seconds(), time.perf_counter()
     with subprocess.Popen(
         [sys.executable, program, str(threads), key, str(department.known_hosts), *addresses],
@@ -154,7 +179,7 @@ def peer(department: Department, folder: Path, slots: int) -> Result:
         process.wait(_PATIENCE)
     _, survivors = wait_gone(department, before, 5.0)
     down = time.perf_counter() - began
-    for pid in on_the_hosts(department, before):
+    for pid in new(department, before):
         os.kill(pid, 9)
     return Result(ready, used, down, survivors)
 
@@ -168,7 +193,8 @@ def main() -> None:
     values = parser.parse_args()
     if reason := missing():
         raise SystemExit(reason)
-    print("hosts slots            ready s   cpu s  ratio    gone s  survivors")
+    missed = False
+    print("hosts slots            ready s   cpu s  ratio    gone s  survivors  targets")
     for number in [int(word) for word in values.hosts.split(",")] * values.repeat:
         with tempfile.TemporaryDirectory() as name, Department(number) as department:
             folder = Path(name)
@@ -179,12 +205,25 @@ def main() -> None:
             }
             for side, result in results.items():
                 ratio = result.ready / results["SSHCluster"].ready
-                shown = "" if side == "SSHCluster" else f"{ratio:.2f}"
-                print(
+                shown, verdict = f"{ratio:.2f}", judge(number, ratio, result)
+                if side == "SSHCluster":
+                    shown, verdict = "", ""
+                missed |= "MISSED" in verdict
+                line = (
                     f"{number:5} {number * values.slots:5} {side:12} {result.ready:8.2f} "
-                    f"{result.cpu:7.1f}  {shown:5} {result.gone:8.2f} {result.survivors:10}",
-                    flush=True,
+                    f"{result.cpu:7.1f}  {shown:5} {result.gone:8.2f} {result.survivors:10}"
+                    f"  {verdict}"
                 )
+                print(line.rstrip(), flush=True)
+    raise SystemExit(1 if missed else 0)
+
+
+def judge(number: int, ratio: float, result: Result) -> str:
+    """Each target of a line of ours, and whether it is met."""
+    targets = {f"gone <= {GONE:g} s": result.gone <= GONE, "survivors 0": result.survivors == 0}
+    if number in RATIOS:
+        targets = {f"ratio <= {RATIOS[number]}": ratio <= RATIOS[number], **targets}
+    return ", ".join(f"{text} {'met' if met else 'MISSED'}" for text, met in targets.items())
 
 
 if __name__ == "__main__":
