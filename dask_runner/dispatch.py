@@ -12,10 +12,11 @@ from concurrent.futures import Future
 from typing import Any
 
 from dask_runner.backlog import Backlog
-from dask_runner.batch import WorkloadSpec
+from dask_runner.batch import Outcome, WorkloadSpec
 from dask_runner.blame import Blame
 from dask_runner.cluster.interface import Cluster, HostState
 from dask_runner.control import Control
+from dask_runner.dividing import Dividing
 from dask_runner.errors import ClusterError, HostGoneError, RunnerError
 from dask_runner.execution.task import decode_outcomes
 from dask_runner.flights import Flight, Flights
@@ -49,6 +50,7 @@ class Dispatcher:
         staging: Staging,
         events: Events,
         spec: WorkloadSpec,
+        workload: Any = None,
         bits: Bits,
         policy: Policy,
         control: Control,
@@ -68,6 +70,7 @@ class Dispatcher:
         # With a process for each batch, groups share the way to the host all the same.
         largest = 0 if policy.largest_group == 1 else policy.largest_group
         self._grouping = Grouping(largest=largest)
+        self._dividing = Dividing(manifest, workload, target=policy.target)
         self._orders = Orders(manifest, spec, policy, self._grouping, driver=cluster.driver)
         self._transport = Transport(cluster, self._orders.topic, events)
         self._watch = Watch(
@@ -86,12 +89,12 @@ class Dispatcher:
             flights=self._flights,
             backlog=self._backlog,
             blame=self._blame,
-            grouping=self._grouping,
             takers=self._placement.takers,
             good_again=self._watch.good_again,
             unreachable=self._watch.unreachable,
             staging=staging,
             events=self._events,
+            learn=self._learn,
         )
         self._handlers = self._listeners()
         self._began = time.monotonic()
@@ -136,6 +139,10 @@ class Dispatcher:
             self._transport.close()
             self._last_notes()
 
+    def _learn(self, outcome: Outcome) -> None:
+        self._grouping.learn(outcome.wall)
+        self._dividing.learn(outcome)
+
     def _wanted(self) -> bool:
         if self._control.stopping:
             return False
@@ -177,7 +184,17 @@ class Dispatcher:
             if host is None:
                 return
             size = self._grouping.size(self._backlog.fresh)
-            self._send(self._backlog.take(1 if self._watch.on_trial(host.name) else size), host)
+            self._send(self._take_fresh(1 if self._watch.on_trial(host.name) else size), host)
+
+    def _take_fresh(self, size: int) -> list[int]:
+        """The next batches for a group; what is divided first goes back, but for so many."""
+        waiting = self._backlog.fresh
+        idle = max(0, self._placement.slots - self._flights.active)
+        indices = self._backlog.take(size)
+        parts = self._dividing.cut(indices, idle=idle, waiting=waiting)
+        if len(parts) > len(indices):
+            self._backlog.put_back(parts[size:])
+        return parts[:size]
 
     def _choose(self, avoid: Collection[str] = ()) -> HostState | None:
         return self._placement.choose(ahead=self._grouping.ahead(), avoid=avoid)

@@ -126,6 +126,11 @@ class Flights:
         return iter(self._all.values())
 
     @property
+    def active(self) -> int:
+        """How many of them hold a slot, or will."""
+        return sum(not flight.free for flight in self._all.values())
+
+    @property
     def batches(self) -> int:
         """How many batches wait for an outcome."""
         return len(self._by_batch)

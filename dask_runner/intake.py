@@ -25,7 +25,6 @@ from dask_runner.errors import (
 )
 from dask_runner.execution.task import Delivery
 from dask_runner.flights import Flight, Flights
-from dask_runner.grouping import Grouping
 from dask_runner.manifest import Manifest, Note, NoteKind
 from dask_runner.publish import Publisher
 from dask_runner.staging import Staging
@@ -44,8 +43,8 @@ Collected = tuple[Flight, Outcome, Future[None]]
 class Intake:
     """Takes in outcomes that flights wait for. `takers` gives the hosts that take batches now;
     `good_again` is called with a host whose quarantine a good batch has ended, `unreachable` with
-    one that does not answer and why. `peak` in bytes is the most memory that a batch has used,
-    `latest` a line for each of the last failures.
+    one that does not answer and why; `learn` with the outcome of each good batch. `peak` in bytes
+    is the most memory that a batch has used, `latest` a line for each of the last failures.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Intake:
         flights: Flights,
         backlog: Backlog,
         blame: Blame,
-        grouping: Grouping,
+        learn: Callable[[Outcome], None],
         takers: Callable[[], Collection[str]],
         good_again: Callable[[str], None],
         unreachable: Callable[[str, str], None],
@@ -68,7 +67,7 @@ class Intake:
         self._flights = flights
         self._backlog = backlog
         self._blame = blame
-        self._grouping = grouping
+        self._learn = learn
         self._takers = takers
         self._good_again = good_again
         self._unreachable = unreachable
@@ -168,7 +167,7 @@ class Intake:
         good = [outcome for _, outcome in fresh if outcome.status is OutcomeStatus.DONE]
         refused = {one.batch: one for one in self._publisher.publish(good)} if good else {}
         for outcome in good:
-            self._grouping.learn(outcome.wall)
+            self._learn(outcome)
         back: list[int] = []
         for flight, told in fresh:
             self.peak = max(self.peak, told.max_rss)

@@ -21,12 +21,14 @@ from dask_runner.staging import Room
 
 class Policy(Struct, frozen=True, kw_only=True):
     """How attempts are made: `attempts` failures end a batch; `timeout_factor` times the median
-    batch is the limit where `limits` has none; `rules` say how many go where.
+    batch is the limit where `limits` has none; `rules` say how many go where. Batches that can be
+    divided are, if they would take much longer than `target` s (0: never).
     """
 
     attempts: int
     timeout_factor: float
     largest_group: int = 0
+    target: float = 0.0
     limits: Limits
     rules: Rules = Rules()
     versions: dict[str, str]

@@ -7,7 +7,7 @@
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,6 +24,7 @@ from dask_runner.errors import BadInputError, UsageError
 from dask_runner.files import path_to_text
 from dask_runner.identity import user_name, whoami
 from dask_runner.manifest import (
+    Extension,
     Header,
     Manifest,
     Note,
@@ -193,6 +194,20 @@ def rerun(path: Path, request: RerunRequest, *, control: Control, progress: Prog
         return summarize(manifest.state)
 
 
+def extend(path: Path, make: Callable[[RunState], Extension], *, break_lock: bool = False) -> int:
+    """Add work to the run at `path`, as `make` says after looking at what there is; `rerun` does
+    it. Returns the number of new batches.
+    """
+    with Manifest.open(path, break_lock=break_lock) as manifest:
+        extension = make(manifest.state)
+        if extension.batches:
+            taken = existing_outputs(Plan(batches=list(extension.batches)), manifest.folder.outputs)
+            if taken:
+                raise UsageError("\n  ".join(taken[:_SHOWN]), hint="move away what is there")
+            manifest.record(extension, durable=True)
+        return len(extension.batches)
+
+
 def drive(
     folder: RunFolder,
     manifest: Manifest,
@@ -210,7 +225,8 @@ def drive(
     wanted = select(state, selection)
     if not wanted:
         return
-    preload = shipping.preload(shipping.load_workload(header, folder), header.shipped)
+    workload = shipping.load_workload(header, folder)
+    preload = shipping.preload(workload, header.shipped)
     policy = Policy(
         attempts=settings.run.attempts,
         timeout_factor=settings.run.timeout_factor,
@@ -219,6 +235,7 @@ def drive(
         rules=rules(settings, target),
         versions=versions(),
         preload=preload,
+        target=settings.trials.batch_seconds,
     )
     with open_cluster(settings, preload, header, target) as cluster, progress:
         hosts = wanted_hosts(cluster, policy.rules.wants)
@@ -241,6 +258,7 @@ def drive(
             staging=staging,
             events=events,
             spec=header.workload,
+            workload=workload,
             bits=bits,
             policy=policy,
             control=control,

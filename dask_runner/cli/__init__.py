@@ -20,6 +20,7 @@ from dask_runner.cli import (
     fleet,
     hosts,
     read,
+    trials,
 )
 from dask_runner.cli.console import (
     ForgivingStream,
@@ -57,6 +58,7 @@ app.command("manage", hidden=True)(cluster.manage)
 app.command("generate", rich_help_panel=_WORK)(dispatching.generate)
 app.command("run", rich_help_panel=_WORK)(dispatching.run)
 app.command("command", rich_help_panel=_WORK)(dispatching.command)
+app.command("trials", rich_help_panel=_WORK)(trials.trials)
 app.command("rerun", rich_help_panel=_WORK)(dispatching.rerun)
 app.command("drive", hidden=True)(driving.drive)
 app.command("runs", rich_help_panel=_LOOK)(read.runs)

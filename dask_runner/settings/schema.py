@@ -321,6 +321,31 @@ class ReconstructSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = DEFAULT_STEPS
 
 
+class TrialSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Statistical trials: `dask-runner trials`."""
+
+    batch_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="What a batch of trials should take, in s; batches that turn out to take "
+            "much longer are divided.",
+        ),
+    ] = 30.0
+    trial_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Wall time of one trial of a model that is no vectorised one, in s; longer "
+            "ones are failed trials. 0: no limit.",
+        ),
+    ] = 0.0
+    max_failed_share: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Share of failed trials with which a batch is still done."),
+    ] = 0.1
+
+
 class Geometry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parametrised detector (Delphes ATLAS card; the calorimeter shells are round numbers of
     our own). Lengths in m.
@@ -360,4 +385,5 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     generate: GenerateSettings = field(default_factory=GenerateSettings)
     reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)
+    trials: TrialSettings = field(default_factory=TrialSettings)
     geometry: Geometry = field(default_factory=Geometry)

@@ -18,6 +18,7 @@ WORKLOADS = {
     "generate": "dask_runner.workloads.generate:Generate",
     "reconstruct": "dask_runner.workloads.reconstruct:Reconstruct",
     "command": "dask_runner.workloads.command:Command",
+    "trials": "dask_runner.workloads.trials:Trials",
 }
 
 

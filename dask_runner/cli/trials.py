@@ -1,0 +1,223 @@
+"""The command `trials`: what it takes. What becomes of it is in `trial_runs`, and what is concluded
+from trials in the commands of `conclusions`.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dask_runner.cli import driving, options
+from dask_runner.cli.console import err, escape
+from dask_runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from dask_runner.settings import LoadedSettings
+    from dask_runner.trial_runs import TrialRequest
+
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        metavar="NAME=VALUES",
+        help="Points: mass=2000:7000:500 (both ends), n=0,1,2:10:2, 'a=1,2;b=3,4' together, "
+        "@points.csv; several --grid multiply.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A parameter of all points; repeat."),
+]
+Counts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-n",
+        "--trials",
+        metavar="NUMBER",
+        help="Trials of each point in all; 'n_sig=0:100000' for some points; repeat. +N adds N "
+        "(with --extend).",
+    ),
+]
+
+
+def trials(
+    *,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="counting, gaussian, spectrum, pyhf; or yours: package.module:function, "
+            "./file.py:function.",
+        ),
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file of a built-in model.")
+    ] = None,
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", help="pyhf: the workspace, JSON.")
+    ] = None,
+    patch: Annotated[
+        list[Path] | None, typer.Option("--patch", help="pyhf: a JSON patch; repeat.")
+    ] = None,
+    measurement: Annotated[
+        str, typer.Option("--measurement", help="pyhf: the measurement of the workspace.")
+    ] = "",
+    test_stat: Annotated[str, typer.Option("--test-stat", help="pyhf: qtilde, q or q0.")] = "",
+    grid: Grid = None,
+    fixed: Set = None,
+    counts: Counts = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "-b",
+            "--batch-size",
+            min=0,
+            help="Trials in a batch (0: by time, about 30 s).",
+        ),
+    ] = 0,
+    extend: Annotated[
+        str, typer.Option("--extend", metavar="TIMESTAMP", help="Add trials or points to a run.")
+    ] = "",
+    until: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--until",
+            metavar="CONDITION",
+            help="Go on until 'relative_error(limit, 0.5) < 0.01' holds at each point; -n is the "
+            "most.",
+        ),
+    ] = None,
+    trial_timeout: Annotated[
+        float | None, typer.Option("--trial-timeout", min=0, help="Wall time of a trial in s.")
+    ] = None,
+    max_failed_share: Annotated[
+        float | None,
+        typer.Option(
+            "--max-failed-share", min=0, max=1, help="Failed trials that a batch may have."
+        ),
+    ] = None,
+    output_dir: options.Output = None,
+    ship: options.Ship = None,
+    dry: options.Dry = False,
+    label: options.Label = "",
+    first: options.First = None,
+    detach: options.Detach = False,
+    quiet: options.Quiet = False,
+    slots: options.Slots = None,
+    max_slots: options.MaxSlots = None,
+    hosts: options.Hosts = "",
+    cluster: options.ClusterName = None,
+    seed: options.Seed = None,
+    attempts: options.Attempts = None,
+    timeout: options.Timeout = None,
+    memory: options.Memory = None,
+    runs: options.Runs = None,
+    settings: options.SettingsFile = None,
+    json: options.Json = False,
+) -> None:
+    """Throw toy trials of a model over a grid of points."""
+    loaded = options.settings_for(
+        settings,
+        {
+            "cluster.name": cluster,
+            "trials.trial_timeout": trial_timeout,
+            "trials.max_failed_share": max_failed_share,
+            "run.slots": slots,
+            "run.seed": seed,
+            "run.attempts": attempts,
+            "run.timeout": timeout,
+            "run.memory": memory,
+        },
+        runs=runs,
+    )
+    from dask_runner.trial_runs import TrialRequest
+
+    if not model and not extend:
+        raise UsageError("which model? --model NAME", hint="dask-runner trials --help")
+    request = TrialRequest(
+        model=model,
+        grid=tuple(grid or ()),
+        fixed=tuple(fixed or ()),
+        counts=tuple(counts or ()),
+        options={
+            "config": config,
+            "workspace": workspace,
+            "patches": tuple(patch or ()),
+            "measurement": measurement,
+            "test_stat": test_stat,
+        },
+        batch_size=batch_size,
+    )
+    manner = driving.Manner(
+        label=label,
+        first=first,
+        detach=detach,
+        quiet=quiet,
+        dry=dry,
+        json=json,
+        target=options.target(loaded, hosts, max_slots),
+    )
+    if extend:
+        path = options.run_path(extend, runs, settings)
+        _extend(path, request, loaded, manner, same_seed=seed is None)
+    elif until:
+        raise UsageError("--until is not there yet")
+    else:
+        _new(request, loaded, manner, outputs=output_dir, ship=ship)
+
+
+def _new(
+    request: "TrialRequest",
+    loaded: "LoadedSettings",
+    manner: driving.Manner,
+    *,
+    outputs: Path | None,
+    ship: list[Path] | None,
+) -> None:
+    from dask_runner import trial_runs
+
+    planned = trial_runs.plan(request, loaded.settings, manner.target)
+    _say(planned.workload.notes)
+    driving.dispatch(
+        planned.workload, loaded, manner, outputs=outputs, ship=[*planned.ship, *(ship or ())]
+    )
+
+
+def _extend(
+    path: Path,
+    request: "TrialRequest",
+    loaded: "LoadedSettings",
+    manner: driving.Manner,
+    *,
+    same_seed: bool,
+) -> None:
+    import msgspec
+
+    from dask_runner import pipeline, trial_runs
+    from dask_runner.manifest import read_state
+
+    values: Any = loaded.settings
+    if same_seed:
+        run = msgspec.structs.replace(values.run, seed=read_state(path).header.seed)
+        values = msgspec.structs.replace(values, run=run)
+    if manner.dry:
+        raise UsageError("--extend with -t is not there yet")
+    number = pipeline.extend(
+        path, lambda state: trial_runs.extension(state, request, values, manner.target)[0]
+    )
+    err.print(f"run {escape(path.name)}: {number} new batches")
+    rerun = pipeline.RerunRequest(
+        selection=pipeline.Selection(first=manner.first),
+        argv=options.argv(),
+        target=manner.target,
+        label=manner.label,
+    )
+    if manner.detach:
+        driving.detach(path, rerun, json=manner.json)
+    driving.rerun(path, rerun, quiet=manner.quiet, json=manner.json)
+
+
+def _say(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        err.print(note, markup=False)

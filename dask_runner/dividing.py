@@ -1,0 +1,79 @@
+"""Divides batches that would take too long, while the run is going on.
+
+Owns what is learned of the cost of work, and when a batch that has not been sent is divided: it
+would take more than twice the time that is wanted, or slots would stand idle at the end. Works only
+for workloads that can divide a batch; their results must not depend on it.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any, Protocol, runtime_checkable
+
+from dask_runner.batch import Batch, Outcome
+from dask_runner.manifest import Manifest, Split
+
+# A batch that is estimated at more than this many times the wanted time is divided.
+_TOLERANCE = 2.0
+# At the end of a run parts may be shorter, but not than this (s).
+_SHORTEST = 2.0
+_SMOOTHING = 0.3
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A workload that can divide a batch."""
+
+    def cost_key(self, batch: Batch) -> str:
+        """Equal for batches whose events or trials cost about the same."""
+
+    def divide(self, batch: Batch, size: int, *, first_index: int) -> list[Batch]:
+        """The batch as batches of at most `size` events or trials, numbered from `first_index`."""
+
+
+class Dividing:
+    """`target` in s is what a batch should take."""
+
+    def __init__(self, manifest: Manifest, workload: Any, *, target: float) -> None:
+        self._manifest = manifest
+        self._workload = workload if isinstance(workload, Divisible) and target > 0 else None
+        self._target = target
+        self._seconds: dict[str, float] = {}
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take in what a batch has cost that is done."""
+        if self._workload is None:
+            return
+        batch = self._manifest.state.batches[outcome.batch]
+        key, seconds = self._workload.cost_key(batch), outcome.wall / max(1, batch.count)
+        before = self._seconds.get(key, seconds)
+        self._seconds[key] = before + _SMOOTHING * (seconds - before)
+
+    def cut(self, indices: Sequence[int], *, idle: int, waiting: int) -> list[int]:
+        """The same batches, or what replaces them: the parts of those that were divided. `idle` are
+        the slots without work, `waiting` the batches that nobody has, these among them.
+        """
+        if self._workload is None:
+            return list(indices)
+        found: list[int] = []
+        for index in indices:
+            found += self._cut(index, idle=idle, waiting=waiting)
+        return found
+
+    def _cut(self, index: int, *, idle: int, waiting: int) -> list[int]:
+        assert self._workload is not None
+        batch = self._manifest.state.batches[index]
+        seconds = self._seconds.get(self._workload.cost_key(batch))
+        if seconds is None or batch.count < 2:  # noqa: PLR2004  # one cannot be divided
+            return [index]
+        expected = seconds * batch.count
+        wanted = self._target if expected > _TOLERANCE * self._target else expected
+        if idle > waiting:
+            # The last ones: all slots should end together.
+            wanted = min(wanted, max(_SHORTEST, expected * waiting / idle))
+        parts = min(batch.count, ceil(expected / wanted)) if wanted > 0 else 1
+        if parts < 2:  # noqa: PLR2004
+            return [index]
+        first = len(self._manifest.state.batches)
+        pieces = self._workload.divide(batch, ceil(batch.count / parts), first_index=first)
+        self._manifest.record(Split(batch=index, parts=tuple(pieces)))
+        return [piece.index for piece in pieces]

@@ -1,0 +1,116 @@
+"""The family of trial models. To add one: a module, a line here, a test.
+
+A model is named by its key here, or as `package.module:function` if it is a user's.
+"""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from dask_runner.errors import UsageError
+from dask_runner.files import sha256
+from dask_runner.trials.model import FunctionModel, Model
+
+# Import paths, not classes: only the model in use is imported.
+MODELS = {
+    "counting": "dask_runner.trials.models.counting:Counting",
+    "gaussian": "dask_runner.trials.models.gaussian:Gaussian",
+    "pyhf": "dask_runner.trials.models.pyhf_model:Pyhf",
+    "spectrum": "dask_runner.trials.models.spectrum:Spectrum",
+}
+
+
+class ModelSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model as JSON. `configuration` is that of a built-in one; a user's has the SHA-256 of its
+    module's file instead, so that no other code takes its place on a host or in a rerun.
+    """
+
+    name: str
+    configuration: dict[str, Any] = {}
+    sha256: str = ""
+
+
+def spec_of(name: str, model: Model) -> ModelSpec:
+    """The JSON form of a model that was made under this name."""
+    if name in MODELS:
+        return ModelSpec(name=name, configuration=msgspec.to_builtins(model))
+    return ModelSpec(name=name, sha256=_source_hash(name))
+
+
+def load(spec: ModelSpec) -> Model:
+    """Make the model. Raises UsageError if it cannot be imported, or is not the one that was
+    planned.
+    """
+    if spec.name in MODELS:
+        try:
+            return cast("Model", msgspec.convert(spec.configuration, _import(MODELS[spec.name])))
+        except msgspec.ValidationError as error:
+            raise UsageError(f"model {spec.name}: wrong configuration: {error}") from error
+    model = load_users(spec.name)
+    found = _source_hash(spec.name)
+    if spec.sha256 and found != spec.sha256:
+        raise UsageError(
+            f"model {spec.name}: {_source(spec.name)} here is not the file that the run was "
+            "planned with",
+            hint="put the same version there, or have it sent along: --model ./FILE.py:FUNCTION",
+        )
+    return model
+
+
+def builtin(name: str) -> Any:
+    """The class of a built-in model. Raises UsageError for an unknown name."""
+    if name not in MODELS:
+        raise UsageError(
+            f"no model {name!r}",
+            hint=f"one of {', '.join(MODELS)}, your own as package.module:function, or a file: "
+            "./my_trials.py:function",
+        )
+    return _import(MODELS[name])
+
+
+def load_users(name: str) -> Model:
+    """The model `package.module:function`: a function, a class to be called without arguments, or
+    an object. Raises UsageError.
+    """
+    found = _import(name)
+    if inspect.isclass(found):
+        try:
+            found = found()
+        except Exception as error:
+            raise UsageError(f"model {name}: cannot be made: {error}") from error
+    if isinstance(found, Model):
+        return found
+    if not callable(found):
+        raise UsageError(f"model {name} is no function", hint="def trial(rng, **point): ...")
+    return FunctionModel(found, name)
+
+
+def _import(target: str) -> Any:
+    module_name, _, names = target.partition(":")
+    if not names:
+        raise UsageError(f"model {target!r} names no function", hint="package.module:function")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for name in names.split("."):
+            found = getattr(found, name)
+    except Exception as error:
+        # Whatever the module does when it is imported: the user must see it.
+        raise UsageError(
+            f"model {target!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return found
+
+
+def _source(name: str) -> Path | None:
+    module = importlib.import_module(name.partition(":")[0])
+    file = getattr(module, "__file__", None)
+    return None if file is None else Path(file)
+
+
+def _source_hash(name: str) -> str:
+    path = _source(name)
+    return "" if path is None or not path.is_file() else sha256(path)
