@@ -1,0 +1,1 @@
+"""Statistics of trials: pure functions on arrays. Refuses to know files, runs and trials."""
