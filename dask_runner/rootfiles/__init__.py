@@ -6,6 +6,7 @@ Refuses to know what the columns mean.
 """
 
 from dask_runner.rootfiles.hashing import content_hash
+from dask_runner.rootfiles.histograms import Histogram, read_histogram
 from dask_runner.rootfiles.joining import concatenate
 from dask_runner.rootfiles.reading import (
     as_awkward,
@@ -20,6 +21,7 @@ from dask_runner.rootfiles.writing import write
 
 __all__ = [
     "Column",
+    "Histogram",
     "Jagged",
     "Table",
     "as_awkward",
@@ -29,6 +31,7 @@ __all__ = [
     "count_entries",
     "offsets_of",
     "read",
+    "read_histogram",
     "read_metadata",
     "read_with_metadata",
     "validate",

@@ -1,4 +1,4 @@
-"""Sums of ROOT histograms, bin by bin with their statistics.
+"""ROOT histograms: one-dimensional ones as arrays, and sums, bin by bin with their statistics.
 
 uproot has no arithmetic on histograms, so the sum is made in the object it read, which can be
 written again: the only place that touches the private parts of its models.
@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
 
 from dask_runner.errors import BadInputError
+from dask_runner.rootfiles.boundary import opened
 
 _CLASSES = ("TH1", "TH2", "TH3")
 _PROFILES = ("TProfile", "TProfile2D", "TProfile3D")
@@ -28,6 +31,26 @@ _ARRAYS = ("fSumw2", "fBinEntries", "fBinSumw2")
 def supports(kind: str) -> bool:
     """True for the classes of histograms that can be added up and written."""
     return kind in _PROFILES or (kind[:3] in _CLASSES and kind[3:] in _KINDS)
+
+
+class Histogram(Struct, frozen=True, kw_only=True):
+    """A one-dimensional histogram without underflow and overflow: edges (bins + 1,), contents
+    (bins,).
+    """
+
+    edges: npt.NDArray[np.float64]
+    contents: npt.NDArray[np.float64]
+
+
+def read_histogram(path: Path, name: str) -> Histogram:
+    """The TH1 called `name`, folders as in `jets/mjj`. Raises BadInputError if there is none."""
+    with opened(path) as file:
+        kinds = file.classnames(recursive=True, cycle=False)
+        if not kinds.get(name, "").startswith("TH1"):
+            found = ", ".join(sorted(key for key, kind in kinds.items() if kind[:3] == "TH1"))
+            raise BadInputError(f"{path}: has no TH1 {name!r} (it has: {found or 'none'})")
+        contents, edges = file[name].to_numpy()
+        return Histogram(edges=np.asarray(edges, float), contents=np.asarray(contents, float))
 
 
 class Sum:

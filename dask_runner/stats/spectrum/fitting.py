@@ -45,7 +45,7 @@ class Counts(Struct, frozen=True, kw_only=True):
 
 class Minimum(Struct, frozen=True, kw_only=True):
     """Where an iteration ended: signal, background parameters z, expectations (bins,), deviance,
-    second derivatives of -ln L by (z, N) (5, 5), its slope by N.
+    second derivatives of -ln L by (z, N) and Fisher's information (5, 5), slope of -ln L by N.
     """
 
     signal: float
@@ -54,6 +54,7 @@ class Minimum(Struct, frozen=True, kw_only=True):
     expected: Array
     deviance: float
     curvature: Array
+    information: Array
     slope: float
     converged: bool
     steps: int
@@ -65,15 +66,18 @@ class Minimum(Struct, frozen=True, kw_only=True):
         )
 
     def signal_error(self) -> float:
-        """The standard deviation of N from the second derivatives, z profiled."""
-        mixed = self.curvature[:PARAMETERS, _SIGNAL]
-        left = self.curvature[_SIGNAL, _SIGNAL] + float(mixed @ self.tangent())
+        """The standard deviation of N from Fisher's information, z profiled: the second derivatives
+        are none without counts at the signal.
+        """
+        shape = self.information[:PARAMETERS, :PARAMETERS]
+        mixed = self.information[:PARAMETERS, _SIGNAL]
+        left = float(self.information[_SIGNAL, _SIGNAL] + mixed @ _solve(shape, mixed))
         return left**-0.5 if left > 0 else np.inf
 
 
 class SpectrumFit(Struct, frozen=True, kw_only=True):
     """The fits of one spectrum. `n_hat` is the best signal with the background free, `n_error` its
-    standard deviation from the second derivatives; `nll` = -ln of the Poisson probability there;
+    standard deviation from Fisher's information; `nll` = -ln of the Poisson probability there;
     `ts` = 2 ln [L(best N >= 0) / L(N = 0)]; `deviance`, `p_value` are of the background alone.
     """
 
@@ -178,6 +182,7 @@ class Fitter:
             expected=expected,
             deviance=deviance,
             curvature=curvature,
+            information=(self._rows / expected) @ self._rows.T,
             slope=slope,
             converged=converged,
             steps=step_count,
