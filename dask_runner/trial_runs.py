@@ -5,7 +5,7 @@ Owns what of a command line or a call becomes the workload. Refuses to dispatch:
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from dask_runner.errors import ManifestError, UsageError
+from dask_runner.errors import UsageError
 from dask_runner.identity import whoami
 from dask_runner.manifest import Extension, RunState, Verdict
 from dask_runner.opening import Target
 from dask_runner.prospect import Prospects
 from dask_runner.settings import Settings
-from dask_runner.shipping import load_workload
+from dask_runner.stats.forecast import Forecast, forecast
+from dask_runner.trial_results import load, workload_of
 from dask_runner.trials import models, sizing
+from dask_runner.trials.conditions import MOST, Condition, looked_at, next_number, parse
+from dask_runner.trials.loading import TrialData
 from dask_runner.trials.model import Model, describe_point
 from dask_runner.trials.models import ModelSpec
 from dask_runner.trials.pilot import PilotResult, check_points, measure
@@ -48,17 +51,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     workload: Any
     ship: tuple[Path, ...] = ()
     pilot: PilotResult
-    forecast: "Forecast"
-
-
-class Forecast(Struct, frozen=True, kw_only=True):
-    """Expected cost: CPU seconds, wall seconds on `slots` slots, bytes of results."""
-
-    trials: int
-    cpu: float
-    wall: float
-    bytes: int
-    slots: int
+    forecast: Forecast
 
 
 def plan(request: TrialRequest, settings: Settings, target: Target) -> Planned:
@@ -109,27 +102,47 @@ def _planned(
         max_failed=settings.trials.max_failed_share,
         notes=(),
     )
-    forecast = _forecast(demands, pilot, slots)
-    notes = (*_notes(forecast, pilot, points), *getattr(model, "notes", ()))
+    cost = sum(pilot.seconds(k) * demand.trials for k, demand in enumerate(demands))
+    trials = sum(demand.trials for demand in demands)
+    expected = forecast(trials, cost / trials, slots=slots)
+    notes = (*_notes(expected, slots, pilot, points), *getattr(model, "notes", ()))
     workload = msgspec.structs.replace(workload, notes=notes)
-    return Planned(workload=workload, ship=ship, pilot=pilot, forecast=forecast)
+    return Planned(workload=workload, ship=ship, pilot=pilot, forecast=expected)
 
 
 def extension(
-    state: RunState, request: TrialRequest, settings: Settings, target: Target
-) -> tuple[Extension, Forecast]:
-    """The batches that a run of trials lacks to what is asked for now; of `request` only
-    points and numbers count, the model and the seed are the run's.
+    request: TrialRequest, settings: Settings, target: Target, state: RunState
+) -> Extension:
+    """The batches that a run of trials lacks to what is asked for now.
 
     Raises UsageError for another model, seed or NumPy than the run was made with.
     """
-    workload = trials_of(state)
     check_same(state, request, settings)
-    model = models.load(workload.model)
-    demands = _extended_demands(state, workload, request)
+    demands = _extended_demands(state, workload_of(state), request)
+    return grown(
+        state,
+        demands,
+        text=f"-n {' '.join(request.counts)}",
+        request=request,
+        settings=settings,
+        target=target,
+    )
+
+
+def grown(
+    state: RunState,
+    demands: Sequence[Demand],
+    *,
+    text: str,
+    request: TrialRequest,
+    settings: Settings,
+    target: Target,
+) -> Extension:
+    """The batches that a run lacks to these demands; `text` says why they are wanted."""
+    workload = workload_of(state)
     planned = _planned(
         workload.model,
-        model,
+        models.load(workload.model),
         demands,
         batch_size=request.batch_size,
         settings=settings,
@@ -141,11 +154,83 @@ def extension(
         )
     ranges = wanted_ranges(live_batches(state), demands, planned.workload.sizes)
     batches = workload.batches(ranges, first_index=len(state.batches))
-    text = f"-n {' '.join(request.counts)}"
-    return (
-        Extension(batches=tuple(batches), text=text, who=whoami()),
-        planned.forecast,
+    return Extension(batches=tuple(batches), text=text, who=whoami())
+
+
+class Goal(Struct, frozen=True, kw_only=True):
+    """`--until`: the conditions, what is asked for, and the same with only the first trials."""
+
+    conditions: tuple[Condition, ...]
+    request: TrialRequest
+    first: TrialRequest
+
+
+def goal(request: TrialRequest, conditions: Sequence[str]) -> Goal:
+    """Raises UsageError for what is no condition, or a limit that is not one number."""
+    parsed = tuple(parse(text) for text in conditions)
+    most = _most(request)
+    first = msgspec.structs.replace(request, counts=(str(next_number(0, most)),))
+    return Goal(conditions=parsed, request=request, first=first)
+
+
+def _most(request: TrialRequest) -> int:
+    if not request.counts:
+        return MOST
+    if len(request.counts) > 1 or not request.counts[0].replace("e", "").isdigit():
+        raise UsageError("--until: -n is one number, the most trials of a point")
+    return int(float(request.counts[0]))
+
+
+def prophecies(wanted: Goal, planned: Planned) -> tuple[str, ...]:
+    """What a goal will cost, where that can be told before there are any trials."""
+    lines = []
+    for condition in wanted.conditions:
+        if trials := condition.expected_trials():
+            points = len(planned.workload.demands)
+            each = planned.forecast.cpu / planned.forecast.trials
+            slots = planned.forecast.cpu / max(planned.forecast.wall, 1e-9)
+            cost = forecast(trials * points, each, slots=max(1, round(slots)))
+            lines.append(
+                f"{condition.text} takes {trials:.2g} trials at each of {points} points: "
+                f"{duration(cost.cpu)} of CPU, {duration(cost.wall)} on {round(slots)} slots"
+            )
+            if trials > _most(wanted.request):
+                lines.append(f"  but -n allows {_most(wanted.request)}: it will not be reached")
+    return tuple(lines)
+
+
+def more(
+    wanted: Goal, settings: Settings, target: Target, say: Callable[[str], None], state: RunState
+) -> Extension:
+    """What has to be added to the run, none if all conditions hold (or -n is reached)."""
+    trials = load([state.folder.path])
+    most = {workload_of(state).point_key(point): _most(wanted.request) for point in trials.points}
+    demands = unsatisfied(state, trials, wanted.conditions, most)
+    text = "--until " + " and ".join(condition.text for condition in wanted.conditions)
+    if not demands:
+        return Extension(batches=(), text=text, who=whoami())
+    say(f"{text}: {len(demands)} points need more, up to {max(d.trials for d in demands)} trials")
+    return grown(
+        state, demands, text=text, request=wanted.request, settings=settings, target=target
     )
+
+
+def unsatisfied(
+    state: RunState, trials: TrialData, conditions: Sequence[Condition], most: Mapping[str, int]
+) -> list[Demand]:
+    """The points where a condition does not hold yet, with the number of trials at which they are
+    looked at next; `most` trials by point's key. Points that have most are left.
+    """
+    workload, demands = workload_of(state), []
+    for point, there in trials:
+        have = len(there)
+        seen = there.first_trials(looked_at(have))
+        if all(condition.holds(seen) for condition in conditions):
+            continue
+        wanted = next_number(have, most.get(workload.point_key(point), MOST))
+        if wanted > have:
+            demands.append(Demand(point=point, trials=wanted))
+    return demands
 
 
 def live_batches(state: RunState) -> list[Any]:
@@ -153,19 +238,9 @@ def live_batches(state: RunState) -> list[Any]:
     return [b for b in state.batches if state.verdict(b.index) is not Verdict.SUPERSEDED]
 
 
-def trials_of(state: RunState) -> Trials:
-    """The workload of a run of trials. Raises ManifestError if it is none."""
-    workload = load_workload(state.header, state.folder)
-    if not isinstance(workload, Trials):
-        raise ManifestError(
-            f"run {state.folder.timestamp} is no run of trials but of {state.header.workload.name}"
-        )
-    return workload
-
-
 def check_same(state: RunState, request: TrialRequest, settings: Settings) -> None:
     """Refuse to mix what does not belong together."""
-    workload, name = trials_of(state), state.folder.timestamp
+    workload, name = workload_of(state), state.folder.timestamp
     if request.model and _name_and_file(request.model)[0] != workload.model.name:
         raise UsageError(
             f"run {name} is of model {workload.model.name}, not of {request.model}",
@@ -262,25 +337,20 @@ def _load(
     return models.load_users(name)
 
 
-def _forecast(demands: Sequence[Demand], pilot: PilotResult, slots: int) -> Forecast:
-    cpu = sum(pilot.seconds(place) * demand.trials for place, demand in enumerate(demands))
-    trials = sum(demand.trials for demand in demands)
-    return Forecast(
-        trials=trials, cpu=cpu, wall=cpu / slots, bytes=trials * pilot.row_bytes, slots=slots
-    )
-
-
-def _notes(forecast: Forecast, pilot: PilotResult, points: Sequence[Point]) -> tuple[str, ...]:
+def _notes(
+    expected: Forecast, slots: int, pilot: PilotResult, points: Sequence[Point]
+) -> tuple[str, ...]:
     number = f"{len(points)} point{'' if len(points) == 1 else 's'}"
-    cost = f"{duration(forecast.cpu)} of CPU, {duration(forecast.wall)} on {forecast.slots} slots"
+    cost = f"{duration(expected.cpu)} of CPU, {duration(expected.wall)} on {slots} slots"
+    size = expected.trials * pilot.row_bytes / 1e6
     return (
-        f"{forecast.trials} trials at {number}; fields {', '.join(pilot.fields)}",
-        f"expected: {cost}, {forecast.bytes / 1e6:.1f} MB",
+        f"{expected.trials} trials at {number}; fields {', '.join(pilot.fields)}",
+        f"expected: {cost}, {size:.1f} MB",
         *(
-            f"{cost.failed} of {cost.tried} pilot trials failed at {describe_point(cost.point)}: "
-            f"{cost.message}"
-            for cost in pilot.costs
-            if cost.failed
+            f"{one.failed} of {one.tried} pilot trials failed at {describe_point(one.point)}: "
+            f"{one.message}"
+            for one in pilot.costs
+            if one.failed
         ),
     )
 

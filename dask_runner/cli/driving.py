@@ -19,14 +19,20 @@ from dask_runner.errors import (
     EXIT_DONE,
     EXIT_FAILED_BATCHES,
     EXIT_INTERRUPTED,
+    UsageError,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dask_runner.control import Control
+    from dask_runner.manifest import Extension, RunState
     from dask_runner.opening import Target
     from dask_runner.pipeline import RunRequest
     from dask_runner.settings import LoadedSettings
     from dask_runner.summary import Summary
+
+    More = Callable[[RunState], Extension]
 
 _DETACH_TIMEOUT = 30.0
 # Of the background driver's last words, in characters.
@@ -86,8 +92,11 @@ def dispatch(
     outputs: Path | None,
     ship: "list[Path] | None" = None,
     skip_bad_inputs: bool = False,
+    more: "More | None" = None,
 ) -> None:
-    """Plan and dispatch; detached or dry if wanted so."""
+    """Plan and dispatch; detached or dry if wanted so. `more` gives further work when that is
+    done, until it gives none.
+    """
     from dask_runner.pipeline import RunRequest
 
     request = RunRequest(
@@ -106,11 +115,55 @@ def dispatch(
 
         show_dry_run(dry_run(request), json=manner.json)
     if manner.detach:
+        if more is not None:
+            raise UsageError("--until and --detach do not go together yet", hint="use tmux, nohup")
         _create_and_detach(request, manner)
-    _run(request, manner)
+    _run(request, manner, more)
 
 
-def _run(request: "RunRequest", manner: Manner) -> None:
+def extended(path: Path, manner: Manner, *, more: "More | None" = None) -> None:
+    """Do what a run was extended by."""
+    from dask_runner import pipeline
+    from dask_runner.control import Control
+
+    request = pipeline.RerunRequest(
+        selection=pipeline.Selection(first=manner.first),
+        argv=options.argv(),
+        target=manner.target,
+        label=manner.label,
+    )
+    if manner.detach:
+        detach(path, request, json=manner.json)
+    control = Control()
+    with control.signals():
+        summary = _rerun(path, request, control, manner)
+        summary = _go_on(path, summary, control, manner, more)
+    _finish(summary, control, json=manner.json)
+
+
+def _rerun(path: Path, request: Any, control: "Control", manner: Manner) -> "Summary":
+    from dask_runner import pipeline
+    from dask_runner.progress import choose
+
+    progress = choose(err, manner.quiet)
+    return pipeline.rerun(path, request, control=control, progress=progress)
+
+
+def _go_on(
+    path: Path, summary: "Summary", control: "Control", manner: Manner, more: "More | None"
+) -> "Summary":
+    """Extend and do it, for as long as all is well and there is more to do."""
+    from dask_runner import pipeline
+
+    while more is not None and not (control.draining or summary.failed or summary.pending):
+        if not pipeline.extend(path, more):
+            break
+        request = pipeline.RerunRequest(argv=options.argv(), target=manner.target)
+        summary = _rerun(path, request, control, manner)
+    return summary
+
+
+def _run(request: "RunRequest", manner: Manner, more: "More | None") -> None:
     from dask_runner import pipeline
     from dask_runner.control import Control
     from dask_runner.progress import choose
@@ -129,6 +182,7 @@ def _run(request: "RunRequest", manner: Manner) -> None:
                 control=control,
                 progress=progress,
             )
+        summary = _go_on(folder.path, summary, control, manner, more)
     _finish(summary, control, json=manner.json)
 
 

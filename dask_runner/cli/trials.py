@@ -2,8 +2,9 @@
 from trials in the commands of `conclusions`.
 """
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -160,9 +161,10 @@ def trials(
     )
     if extend:
         path = options.run_path(extend, runs, settings)
-        _extend(path, request, loaded, manner, same_seed=seed is None)
+        loaded = _with_seed_of(path, loaded) if seed is None else loaded
+        _extend(path, request, loaded, manner, until=until or [])
     elif until:
-        raise UsageError("--until is not there yet")
+        _until(request, loaded, manner, conditions=until, outputs=output_dir, ship=ship)
     else:
         _new(request, loaded, manner, outputs=output_dir, ship=ship)
 
@@ -178,9 +180,35 @@ def _new(
     from dask_runner import trial_runs
 
     planned = trial_runs.plan(request, loaded.settings, manner.target)
-    _say(planned.workload.notes)
+    if not manner.dry:
+        _say(planned.workload.notes)
     driving.dispatch(
         planned.workload, loaded, manner, outputs=outputs, ship=[*planned.ship, *(ship or ())]
+    )
+
+
+def _until(
+    request: "TrialRequest",
+    loaded: "LoadedSettings",
+    manner: driving.Manner,
+    *,
+    conditions: list[str],
+    outputs: Path | None,
+    ship: list[Path] | None,
+) -> None:
+    """The first trials of each point, then more where the conditions do not hold."""
+    from dask_runner import trial_runs
+
+    goal = trial_runs.goal(request, conditions)
+    planned = trial_runs.plan(goal.first, loaded.settings, manner.target)
+    _say((*planned.workload.notes, *trial_runs.prophecies(goal, planned)))
+    driving.dispatch(
+        planned.workload,
+        loaded,
+        manner,
+        outputs=outputs,
+        ship=[*planned.ship, *(ship or ())],
+        more=partial(trial_runs.more, goal, loaded.settings, manner.target, err.print),
     )
 
 
@@ -190,32 +218,37 @@ def _extend(
     loaded: "LoadedSettings",
     manner: driving.Manner,
     *,
-    same_seed: bool,
+    until: list[str],
 ) -> None:
-    import msgspec
-
     from dask_runner import pipeline, trial_runs
     from dask_runner.manifest import read_state
 
-    values: Any = loaded.settings
-    if same_seed:
-        run = msgspec.structs.replace(values.run, seed=read_state(path).header.seed)
-        values = msgspec.structs.replace(values, run=run)
+    values, target = loaded.settings, manner.target
+    more = None
+    if until:
+        goal = trial_runs.goal(request, until)
+        more = partial(trial_runs.more, goal, values, target, err.print)
+    make = more or partial(trial_runs.extension, request, values, target)
     if manner.dry:
-        raise UsageError("--extend with -t is not there yet")
-    number = pipeline.extend(
-        path, lambda state: trial_runs.extension(state, request, values, manner.target)[0]
-    )
+        extension = make(read_state(path))
+        err.print(
+            f"run {escape(path.name)} would get {len(extension.batches)} batches with "
+            f"{sum(batch.count for batch in extension.batches)} trials"
+        )
+        raise typer.Exit
+    number = pipeline.extend(path, make)
     err.print(f"run {escape(path.name)}: {number} new batches")
-    rerun = pipeline.RerunRequest(
-        selection=pipeline.Selection(first=manner.first),
-        argv=options.argv(),
-        target=manner.target,
-        label=manner.label,
-    )
-    if manner.detach:
-        driving.detach(path, rerun, json=manner.json)
-    driving.rerun(path, rerun, quiet=manner.quiet, json=manner.json)
+    driving.extended(path, manner, more=more)
+
+
+def _with_seed_of(path: Path, loaded: "LoadedSettings") -> "LoadedSettings":
+    from msgspec.structs import replace
+
+    from dask_runner.manifest import read_state
+
+    settings = loaded.settings
+    run = replace(settings.run, seed=read_state(path).header.seed)
+    return replace(loaded, settings=replace(settings, run=run))
 
 
 def _say(notes: tuple[str, ...]) -> None:

@@ -114,4 +114,4 @@ def fill(table: Table, first: int, fields: Mapping[str, Sequence[Any] | npt.NDAr
 
 
 def _example(cast: npt.NDArray[Any], column: npt.NDArray[Any]) -> Any:
-    return column[cast != column][0]
+    return column[cast != column][0].item()
