@@ -18,19 +18,18 @@ from typing import Any
 from department import Department
 from invariants import Result
 from product import wait_for
-from rig import Rig
+from rig import RESULT, Rig, reference
 
 from dask_runner.execution import process_tree
 
-# Leases of a few seconds, and links whose packets are sent again after a fifth of one: a cut that is
-# to do nothing is over by then.
+# Leases of a few seconds.
 LEASE = 4.0
-SHORT = 1.0
 CLUSTER = "DASK_RUNNER_CLUSTER="
 
 # Arguments: index, seed, output. It waits for `go`, or for its own `go-<index>`. All times are of
 # /proc/uptime, the same clock on all hosts.
-JOB = """\
+JOB = (
+    """\
 me="$1 $(hostname) $$"
 beat() {
     while :; do
@@ -45,11 +44,14 @@ beat &
 ( setsid sh -c '(setsid sh "$TEST_FOLDER/escaped.sh" "$1" </dev/null >/dev/null 2>&1 &) ' - "$me" & )
 until test -e "$TEST_FOLDER/go" || test -e "$TEST_FOLDER/go-$1"; do sleep 0.05; done
 sleep "${TEST_SECONDS:-0}"
-echo "result of batch $1 with seed $2" > "$3"
+"""
+    + RESULT
+    + """ > "$3"
 kill $!
 read -r now rest < /proc/uptime
 echo "$me $now" >> "$TEST_FOLDER/ends"
 """
+)
 ESCAPED = """\
 while :; do
     read -r now rest < /proc/uptime
@@ -131,7 +133,7 @@ class Pulse(Rig):
         self.go()
         said, _ = driver.communicate(timeout=90)
         assert driver.returncode == 0, said
-        result = self.check(finished=True)
+        result = self.check(finished=True, reference_hash=reference(number))
         assert result.done == set(range(number))
         self.assert_one_at_a_time()
         return result

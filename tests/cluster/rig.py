@@ -16,19 +16,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import invariants
 from department import Department, Host
 from department.accounts import USERS
-from product import Jobs, wait_for
+from product import GRACE, Jobs, Product, wait_for
 
 # Leases in tests are short: a real one is tried by scripts/long_partition.
 LEASE = 4.0
 MARGIN = 2.0
+# What jobs write: $1 is the batch, $2 its seed.
+RESULT = 'echo "result of batch $1 with seed $2"'
 # Who ran what, for `executions`: the batch and the host's own name.
-JOB = """\
+JOB = f"""\
 echo "$1 $(hostname)" >> "$TEST_FOLDER/executions"
 test -e "$TEST_FOLDER/go" || touch "$TEST_FOLDER/waiting"
 until test -e "$TEST_FOLDER/go"; do sleep 0.02; done
-echo "result of batch $1 with seed $2" > "$3"
+{RESULT} > "$3"
 """
 
 
@@ -140,6 +143,19 @@ class Rig(Jobs):
         """The notes of that kind in the last run's manifest."""
         return [line for line in self.lines("note") if line["kind"] == kind]
 
+    def batches_left(self) -> list[int]:
+        """The processes of these runs' batches, on whatever host. Runs elsewhere on this machine
+        may have begun in the same second, and have the same names.
+        """
+        found = {pid for stamp in self.timestamps for pid in invariants.survivors(stamp)}
+        there = self.department.processes().values() if found else ()
+        return sorted(found.intersection(set().union(*there)))
+
+    def check_while_up(self, **expectations: Any) -> invariants.Result:
+        """The invariants of the last run, of which nothing is left; the cluster goes on."""
+        wait_for(lambda: not self.batches_left(), f"{self.batches_left()} to end", GRACE)
+        return invariants.check(self.last, **expectations)
+
     def close(self) -> None:
         """End the clusters that the test did not, and whatever is left then."""
         # All of them first: they are removed by those that end.
@@ -176,6 +192,22 @@ def know_numerics(host: Host, user: str = "root") -> None:
     if user != "root":
         for path in (file, file.parent, file.parent.parent):
             os.chown(path, USERS[user].uid, USERS[user].uid)
+
+
+@cache
+def reference(number: int) -> str:
+    """The content of so many results as jobs write them, of a run on this machine alone that
+    nothing has disturbed: for invariant I10.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        product = Product(Path(folder))
+        try:
+            job = ("/bin/sh", "-c", f'{RESULT.replace("$1", "$0").replace("$2", "$1")} > "$2"')
+            words = ("command", "-n", str(number), "-q", "--cluster", "local")
+            product.run(*words, "--", *job, "{index}", "{seed}", "{output}")
+            return product.check(finished=True).content
+        finally:
+            product.close()
 
 
 def boottime() -> float:

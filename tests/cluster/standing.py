@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import invariants
 from department import Department
 from product import wait_for
-from rig import LEASE, Rig
+from rig import LEASE, RESULT, Rig
 
 # Of each host's own disk; seen from here through Host.path.
 PLACE = "/var/tmp"
-JOB = """\
-echo "$1" >> {place}/{name}-executions
-until test -e {place}/{name}-go; do sleep 0.02; done
-echo "result of batch $1 with seed $2" > "$3"
+JOB = f"""\
+echo "$1" >> {{place}}/{{name}}-executions
+until test -e {{place}}/{{name}}-go; do sleep 0.02; done
+{RESULT} > "$3"
 """
 
 
@@ -79,14 +78,6 @@ class Bench(Rig):
         return ",".join(self.department[name].address for name in names)
 
     # ------------------------------------------------------------------ what is left
-
-    def batches_left(self) -> list[int]:
-        """The processes of these runs' batches, on whatever host. Runs elsewhere on this machine
-        may have begun in the same second, and have the same names.
-        """
-        found = {pid for stamp in self.timestamps for pid in invariants.survivors(stamp)}
-        there = self.department.processes().values() if found else ()
-        return sorted(found.intersection(set().union(*there)))
 
     def nothing_left(self) -> None:
         """Nothing of the runs; the cluster stays."""

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 from product import wait_for
+from rig import RESULT, reference
 from standing import Bench, Standing, kill
 
 from dask_runner.errors import EXIT_INTERRUPTED, EXIT_USAGE
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 # A workload that nothing has installed: plans, runs and merges from the copy that is shipped.
 SQUARES = """\
 import socket
@@ -86,10 +88,7 @@ def done(bench: Bench) -> set[int]:
 
 def test_row_15_a_driver_killed_at_a_random_moment_and_again_during_recovery(bench):
     moment = random.Random(1)
-    bench.job(
-        f'echo "$1" >> /var/tmp/{bench.name}-executions\nsleep 0.1\n'
-        'echo "result of batch $1 with seed $2" > "$3"\n'
-    )
+    bench.job(f'echo "$1" >> /var/tmp/{bench.name}-executions\nsleep 0.1\n{RESULT} > "$3"\n')
     driver = bench.start(*bench.words(60))
     wanted = moment.randrange(1, 30)
     wait_for(lambda: bench.done() >= wanted, f"{wanted} batches")
@@ -106,7 +105,7 @@ def test_row_15_a_driver_killed_at_a_random_moment_and_again_during_recovery(ben
     time.sleep(moment.random() * 2.0)  # the random moment itself
     kill(again)
     bench.run("rerun", "last")
-    result = bench.check(finished=True, earlier=earlier)
+    result = bench.check(finished=True, earlier=earlier, reference_hash=reference(60))
     assert result.done == set(range(60))
     later = Counter(bench.executions()) - executed
     assert not before & set(later), "what was done is not executed again"
@@ -121,29 +120,31 @@ def test_row_15_batches_of_a_killed_driver_end_on_all_hosts(bench):
     wait_for(lambda: not bench.status().get("runs"), "the run to be detached")
     bench.go()
     bench.run("rerun", "last")
-    result = bench.check(finished=True)
+    result = bench.check(finished=True, reference_hash=reference(12))
     assert result.done == set(range(12))
     assert max(Counter(bench.executions()).values()) == 2
 
 
-def test_row_16_the_first_signal_drains_and_rerun_goes_on(bench):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_row_16_the_first_signal_drains_and_rerun_goes_on(bench, number):
     driver = bench.held(12, running=6)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     bench.go()
     bench.end(driver, EXIT_INTERRUPTED)
     result = bench.check()
     assert len(result.done) >= 6, "what ran has ended well, also on the host without the folder"
     assert not result.failed
     bench.run("rerun", "last")
-    assert bench.check(finished=True).done == set(range(12))
+    assert bench.check(finished=True, reference_hash=reference(12)).done == set(range(12))
     assert sorted(bench.executions()) == list(range(12)), "each once"
 
 
-def test_row_16_the_second_signal_ends_at_once(bench):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_row_16_the_second_signal_ends_at_once(bench, number):
     driver = bench.held(12, running=6)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     time.sleep(0.3)  # two signals at once would be one
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     bench.end(driver, EXIT_INTERRUPTED)
     wait_for(lambda: not bench.batches_left(), "its batches to end", 5.0)
     result = bench.check()
