@@ -9,22 +9,29 @@ from typing import TYPE_CHECKING, Any
 from dask_runner.version import __version__
 
 if TYPE_CHECKING:
-    from dask_runner.api import Run, command, generate, open_run, reconstruct, start
+    from dask_runner.api import Run, command, generate, load_trials, open_run, reconstruct, start
+    from dask_runner.trials.model import vectorised
 
 __all__ = [
     "Run",
     "__version__",
     "command",
     "generate",
+    "load_trials",
     "open_run",
     "reconstruct",
     "start",
+    "vectorised",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "vectorised":
+        from dask_runner.trials import model  # noqa: PLC0415  (hosts need nothing else)
+
+        return model.vectorised
     from dask_runner import api  # noqa: PLC0415  (see above)
 
     return getattr(api, name)

@@ -31,6 +31,7 @@ from dask_runner.roster import Bits
 from dask_runner.staging import Room, Staging
 from dask_runner.transport import Events, GroupEnd, Transport
 from dask_runner.watch import Watch
+from dask_runner.workloads import counted
 
 _log = logging.getLogger(__name__)
 
@@ -341,6 +342,7 @@ class Dispatcher:
                 events_done=state.done.events,
                 events_total=state.total.events,
                 elapsed=now - self._began,
+                unit=counted(state.header.workload.name),
                 hosts=self._watch.busy(),
                 troubles=self._watch.troubles(),
                 waiting=self._waiting(),

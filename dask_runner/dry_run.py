@@ -20,6 +20,7 @@ from dask_runner.opening import Target, limits
 from dask_runner.pilot import Pilot, measure
 from dask_runner.prospect import Prospect, Prospects
 from dask_runner.settings import Settings
+from dask_runner.workloads import counted, spec_of
 from dask_runner.workloads.checks import checks
 from dask_runner.workloads.interface import Plan, Workload
 
@@ -32,6 +33,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
 
     batches: int
     events: int
+    unit: str
     inputs: int
     input_bytes: int
     files: int
@@ -88,6 +90,7 @@ def check(
     return DryRun(
         batches=len(batches),
         events=sum(batch.count for batch in batches),
+        unit=counted(spec_of(workload).name),
         inputs=len(plan.inputs),
         input_bytes=size,
         files=sum(len(batch.outputs) for batch in batches),

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dask_runner.manifest import NoteKind, RunState
+from dask_runner.workloads import counted
 
 _FAILURES_SHOWN = 3
 _TROUBLES = 5
@@ -41,6 +42,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     events_done: int
     events_total: int
     elapsed: float
+    unit: str = "events"
     hosts: dict[str, tuple[int, int]] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
     waiting: str = ""
@@ -67,6 +69,7 @@ def snapshot(state: RunState, *, elapsed: float) -> Snapshot:
         events_done=state.done.events,
         events_total=state.total.events,
         elapsed=elapsed,
+        unit=counted(state.header.workload.name),
         hosts=hosts_of(state),
         troubles=troubles_of(state),
     )
@@ -368,8 +371,8 @@ def _slots(snapshot: Snapshot) -> tuple[int, int]:
 
 def _events(snapshot: Snapshot, pace: Pace) -> str:
     rate = pace.events_per_second()
-    counts = f"{snapshot.events_done}/{snapshot.events_total} events"
-    return counts if rate is None else f"{counts}, {rate:.3g} events/s"
+    counts = f"{snapshot.events_done}/{snapshot.events_total} {snapshot.unit}"
+    return counts if rate is None else f"{counts}, {rate:.3g} {snapshot.unit}/s"
 
 
 def _times(snapshot: Snapshot, pace: Pace) -> str:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from dask_runner.batch import FailureKind, Outcome
 from dask_runner.files import path_to_text, text_to_path
 from dask_runner.manifest import NoteKind, RunState, Verdict
+from dask_runner.workloads import counted
 
 # Seeing which hosts share a failure helps; a list of hundreds does not.
 _HOSTS_NAMED = 20
@@ -100,7 +101,7 @@ class HostSummary(Struct, frozen=True, kw_only=True):
 
 class Summary(Struct, frozen=True, kw_only=True):
     """A run in numbers. `total`, `done`, `failed` and `pending` count batches; `running` are those
-    of the pending ones that are at work now. `rerun` is the command that does what is left, "" if
+    of the pending ones that are at work now. `unit` is what `events` counts. `rerun` is the command that does what is left, "" if
     nothing is.
     """
 
@@ -113,6 +114,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     failed: int
     pending: int
     running: int
+    unit: str
     events: Counts
     created: str
     last: str
@@ -143,6 +145,7 @@ def summarize(state: RunState, *, active: bool = False) -> Summary:
         failed=state.failed.batches,
         pending=state.pending.batches,
         running=running,
+        unit=counted(header.workload.name),
         events=Counts(
             total=state.total.events,
             done=state.done.events,

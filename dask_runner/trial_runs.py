@@ -14,9 +14,11 @@ import numpy as np
 from msgspec import Struct
 
 from dask_runner.errors import UsageError
+from dask_runner.files import sha256
 from dask_runner.identity import whoami
 from dask_runner.manifest import Extension, RunState, Verdict
 from dask_runner.opening import Target
+from dask_runner.progress import duration
 from dask_runner.prospect import Prospects
 from dask_runner.settings import Settings
 from dask_runner.stats.forecast import Forecast, forecast
@@ -262,10 +264,8 @@ def check_same(state: RunState, request: TrialRequest, settings: Settings) -> No
 
 
 def _check_same_file(request: TrialRequest, workload: Trials) -> None:
-    if not request.model:
-        return
-    name, ship = _name_and_file(request.model)
-    if ship and models.spec_of(name, _load(name, ship, {}, [])).sha256 != workload.model.sha256:
+    _, ship = _name_and_file(request.model)
+    if ship and sha256(ship[0]) != workload.model.sha256:
         raise UsageError(
             f"{ship[0]} is not the file that the run was planned with",
             hint="an extension is of the same model: leave --model out, the run has its copy",
@@ -328,7 +328,7 @@ def _load(
             hint="--set NAME=VALUE gives a parameter of your function",
         )
     folders = [str(path.parent) for path in ship] or [str(Path.cwd())]
-    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+    sys.path[:] = [*folders, *(other for other in sys.path if other not in folders)]
     module = name.partition(":")[0]
     loaded = sys.modules.get(module)
     if ship and loaded is not None and getattr(loaded, "__file__", None) != str(ship[0]):
@@ -353,11 +353,3 @@ def _notes(
             if one.failed
         ),
     )
-
-
-def duration(seconds: float) -> str:
-    """For people: 12 s, 3.4 min, 5.0 h, 2.1 days."""
-    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"

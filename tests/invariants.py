@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import numpy as np
 import uproot
 
 MANIFEST = "manifest.jsonl"
@@ -296,6 +297,30 @@ def _check_ranges(history: History, violations: list[str]) -> None:
                 spans[piece["path"]].append((first, first + count, index))
     for file in history.inputs:
         _check_cover(file, sorted(spans.get(file["path"], [])), violations)
+    for point, pieces in _trials(history).items():
+        _check_trials(point, sorted(pieces), violations)
+
+
+def _trials(history: History) -> dict[str, list[tuple[int, int, int]]]:
+    """The ranges of trials of each point."""
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for index, batch in history.batches.items():
+        parameters = batch.get("parameters", {})
+        if index not in history.superseded and "point" in parameters:
+            key = json.dumps(parameters["point"], sort_keys=True)
+            first = parameters["first"]
+            found.setdefault(key, []).append((first, first + batch.get("count", 1), index))
+    return found
+
+
+def _check_trials(point: str, spans: list[tuple[int, int, int]], violations: list[str]) -> None:
+    at = 0
+    for first, last, index in spans:
+        if first > at:
+            violations.append(f"I5: trials [{at}, {first}) of {point} are in no batch")
+        if first < at:
+            violations.append(f"I5: trials [{first}, ...) of {point} are also in batch {index}")
+        at = max(at, last)
 
 
 def _check_cover(
@@ -348,6 +373,9 @@ def _check_outputs(run_folder: Path, history: History, violations: list[str]) ->
 
 def _order(history: History, index: int) -> tuple[Any, ...]:
     """Event order: parts of split batches stand where the whole stood."""
+    parameters = history.batches[index].get("parameters", {})
+    if "point" in parameters:
+        return (1, json.dumps(parameters["point"], sort_keys=True), parameters["first"])
     inputs = history.batches[index].get("inputs", ())
     if not inputs:
         return (0, index)
@@ -372,7 +400,10 @@ def _check_file(
         return "does not have the recorded hash"
     if plan.get("tree", ""):
         return _check_tree(path, output, plan, content)
-    content.add_bytes(data)
+    if plan.get("returned", False):
+        content.add_rows(path)
+    else:
+        content.add_bytes(data)
     return ""
 
 
@@ -400,6 +431,14 @@ class Content:
 
     def add_bytes(self, data: bytes) -> None:
         self._hash("bytes").update(hashlib.sha256(data).digest())
+
+    def add_rows(self, path: Path) -> None:
+        """Tables of trials, independent of how they are cut into files. What is beside them (why
+        trials failed) is cut in the same way, and says nothing that the table does not.
+        """
+        if path.suffix == ".npy":
+            rows = np.load(path)
+            self._hash(f"rows {rows.dtype.descr}").update(rows.tobytes())
 
     def add_tree(self, path: Path, tree: str) -> int:
         """Read all of a tree, and return its number of entries."""

@@ -241,7 +241,20 @@ def detach(path: Path, request: Any, *, json: bool) -> None:
 def _finish(summary: "Summary", control: "Control", *, json: bool) -> None:
     """Show the summary; exit with what it means."""
     report(summary, json=json)
+    _warn_of_failed_trials(summary)
     raise typer.Exit(exit_code(summary, interrupted=control.draining))
+
+
+def _warn_of_failed_trials(summary: "Summary") -> None:
+    """A run of trials may be done and have failed trials all the same."""
+    if summary.workload != "trials":
+        return
+    from dask_runner.files import text_to_path
+    from dask_runner.manifest import read_state
+    from dask_runner.trial_results import summarize_trials
+
+    for warning in summarize_trials(read_state(text_to_path(summary.folder))).warnings:
+        err.print(f"warning: {warning}", markup=False)
 
 
 def exit_code(summary: "Summary", *, interrupted: bool = False) -> int:

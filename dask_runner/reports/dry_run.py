@@ -12,7 +12,7 @@ _PROBLEMS_SHOWN = 30
 def render_dry_run(result: DryRun) -> str:
     """The plan in a few lines, then the problems."""
     lines = [
-        f"{result.batches} batches, {result.events} events, {result.files} files to write",
+        f"{result.batches} batches, {result.events} {result.unit}, {result.files} files to write",
         f"{result.inputs} input files, {result.input_bytes / 1e6:.1f} MB" if result.inputs else "",
         *(_batch_line(batch) for batch in result.first),
         "  ..." if result.batches > len(result.first) + len(result.last) else "",

@@ -69,7 +69,7 @@ def _facts(view: Summary) -> list[tuple[str, str]]:
     return [
         ("label", view.label),
         ("batches", of),
-        ("events", events if rates.events is None else f"{events}, {rates.events:.3g}/s"),
+        (view.unit, events if rates.events is None else f"{events}, {rates.events:.3g}/s"),
         ("time", times),
         ("a batch", spread),
         ("attempts", failed),

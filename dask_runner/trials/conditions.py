@@ -14,7 +14,6 @@ from msgspec import Struct
 
 from dask_runner.errors import UsageError
 from dask_runner.stats.forecast import trials_needed
-from dask_runner.stats.hypotest import cls
 from dask_runner.stats.pvalues import sigma_to_p
 from dask_runner.stats.quantiles import quantile
 from dask_runner.trials.loading import TrialData
@@ -131,6 +130,8 @@ def _exceedances(trials: TrialData, field: str, threshold: str) -> float:
 
 
 def _cls_error(trials: TrialData, place: str) -> float:
+    from dask_runner.stats.hypotest import cls  # noqa: PLC0415  # for one model only
+
     q_b = trials.column("q_b")
     if not len(q_b):
         return inf

@@ -21,6 +21,14 @@ WORKLOADS = {
     "trials": "dask_runner.workloads.trials:Trials",
 }
 
+# What is counted in a batch, where it is not events.
+_COUNTED = {"trials": "trials"}
+
+
+def counted(name: str) -> str:
+    """What the numbers of batches of this workload count: events, trials."""
+    return _COUNTED.get(name, "events")
+
 
 def load(
     spec: WorkloadSpec, import_path: Sequence[str] = (), shipped: Path | None = None
