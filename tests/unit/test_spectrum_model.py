@@ -1,6 +1,7 @@
 import csv
 import re
 import warnings
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,6 +15,12 @@ from dask_runner.seeds import TrialStreams
 from dask_runner.stats.spectrum import scaled
 from dask_runner.trials.model import Model
 from dask_runner.trials.models.spectrum import Spectrum, observed, read_observed
+from dask_runner.trials.models.spectrum_config import (
+    BackgroundKeys,
+    Config,
+    CrossSectionKeys,
+    SignalKeys,
+)
 from dask_runner.trials.models.spectrum_inputs import smoothed
 
 EXPECTED = scaled(example.EDGES, example.SQRT_S, example.theta()).expected
@@ -350,3 +357,10 @@ def test_no_warnings_at_masses_without_events(folder):
         found = columns(model, {"mass": 7900}, 200)
     assert found["converged"].all()
     assert found["limit"].min() == pytest.approx(2.9957, abs=1e-3)
+
+
+def test_every_key_is_in_the_docs():
+    text = (Path(__file__).parents[2] / "docs" / "spectrum.md").read_text()
+    for kind in (Config, SignalKeys, BackgroundKeys, CrossSectionKeys):
+        for key in kind.__struct_fields__:
+            assert re.search(rf"^(\[{key}\]|{key} =)", text, re.MULTILINE), key
