@@ -19,12 +19,13 @@ from msgspec import Struct
 
 from dask_runner.batch import Batch, BatchFailedError, FailureKind
 from dask_runner.errors import BadInputError
-from dask_runner.workloads.interface import MergedFile, MergeRequest, Plan
+from dask_runner.workloads.interface import MergedFile, MergeRequest, Plan, Results
 
 FOLDER = str(Path(__file__).parent)
 NOOP = "workloads_for_tests:Noop"
 ACT = "workloads_for_tests:Act"
 ACT_IN_GROUP = "workloads_for_tests:ActInGroup"
+RETURNS = "workloads_for_tests:Returns"
 
 Counters = dict[str, float]
 
@@ -67,6 +68,25 @@ class Act(Struct, frozen=True, kw_only=True):
                 file.write(f"{batch.index} {os.environ['DASK_RUNNER_ATTEMPT']} {os.getpid()}\n")
         parameters = dict(batch.parameters)
         return ACTS[parameters.pop("act")](folder, **parameters) or {}
+
+    def merge(self, request: MergeRequest) -> list[MergedFile]:
+        return []
+
+
+class Returns(Struct, frozen=True, kw_only=True):
+    """Each batch returns the files that its parameter `files` holds, as text by name."""
+
+    preload: ClassVar[tuple[str, ...]] = ("workloads_for_tests",)
+    uses_folder: ClassVar[bool] = False
+
+    def plan(self) -> Plan:
+        return Plan(batches=[])
+
+    def run(self, batch: Batch, folder: Path) -> Results:
+        files = {name: text.encode() for name, text in batch.parameters["files"].items()}
+        if size := batch.parameters.get("size", 0):
+            files = {"big.bin": bytes(size)}
+        return Results(counters={"files": len(files)}, files=files)
 
     def merge(self, request: MergeRequest) -> list[MergedFile]:
         return []
