@@ -14,6 +14,7 @@ from dask_runner.manifest import RunState, Verdict, read_state
 from dask_runner.seeds import Value
 from dask_runner.shipping import load_workload
 from dask_runner.stats.pvalues import clopper_pearson
+from dask_runner.trials import models
 from dask_runner.trials.loading import TrialData, TrialFile
 from dask_runner.trials.model import describe_point
 from dask_runner.workloads.trials import Trials
@@ -64,7 +65,8 @@ def load(paths: Sequence[Path], *, partial: bool = False) -> TrialData:
     workloads = [workload_of(state) for state in states]
     for state, workload in zip(states[1:], workloads[1:], strict=True):
         first = workloads[0]
-        if workload.model != first.model or workload.fields != first.fields:
+        same = models.identity(workload.model) == models.identity(first.model)
+        if not same or workload.fields != first.fields:
             raise UsageError(
                 f"runs {states[0].folder.timestamp} and {state.folder.timestamp} are not of the "
                 f"same model: {first.model.name} and {workload.model.name}"

@@ -61,6 +61,14 @@ def load(spec: ModelSpec) -> Model:
     return model
 
 
+def identity(spec: ModelSpec) -> Any:
+    """Equal for specs of the same model: their trials may be looked at together."""
+    if spec.name not in MODELS:
+        return spec.name, spec.sha256
+    own = getattr(_import(MODELS[spec.name]), "identity", dict)
+    return spec.name, own(spec.configuration)
+
+
 def builtin(name: str) -> Any:
     """The class of a built-in model. Raises UsageError for an unknown name."""
     if name not in MODELS:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -63,6 +63,11 @@ class Spectrum(Struct, frozen=True, kw_only=True):
         if config is None:
             raise UsageError("model spectrum needs --config FILE.toml", hint="see docs/spectrum.md")
         return msgspec.convert(read_all(config, read_config(config), _masses(points)), cls)
+
+    @staticmethod
+    def identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
+        """What two runs must share to be of one model: not the masses that have templates."""
+        return {name: value for name, value in configuration.items() if name != "templates"}
 
     @property
     def notes(self) -> tuple[str, ...]:
