@@ -195,7 +195,8 @@ def start(workload: Workload, **options: Any) -> Run:
 
     `options`: keys of the run section, and `runs` (folder), `output_dir`, `label`, `first`,
     `settings` (file), `import_path` (folders put first on the batches' import path), `ship` (files
-    and folders that the batches get, wherever they run), `progress` (True: show it on stderr).
+    and folders that the batches get, wherever they run), `cluster` (its name), `hosts` (a pattern),
+    `max_slots`, `progress` (True: show it on stderr).
     """
     sections, rest = _split(options, "run")
     settings = _settings(sections, rest)
@@ -209,7 +210,7 @@ def open_run(timestamp: str = "last", *, runs: Path | str = "runs") -> Run:
 
 _START_OPTIONS = {
     *("runs", "output_dir", "label", "first", "settings", "import_path", "progress"),
-    *("skip_bad_inputs", "ship"),
+    *("skip_bad_inputs", "ship", "cluster", "hosts", "max_slots"),
 }
 
 

@@ -5,11 +5,13 @@ One cluster for all: node01 and node02 share the folder, node03 does not, and it
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import workloads_for_tests
 from product import wait_for
 from standing import JOB, PLACE, Bench, Standing, kinds
 
@@ -31,6 +33,23 @@ case "$1" in
 5) printf '\377\376 is no text\n'; exit 6;;
 6) echo hungry; dd if=/dev/zero of=/dev/null bs=250M count=1000;;
 esac
+"""
+# A gigabyte.
+FLOOD = 1_000_000_000
+# Two batches raise an error, one says what is wrong with its input, one is good.
+RAISING = """\
+import sys
+sys.path.insert(0, {folder!r})
+import dask_runner
+from dask_runner.batch import Batch
+from workloads_for_tests import ACT, Act
+acts = [dict(act="raises"), dict(act="raises", kind="BadInputError"), dict(act="say"),
+        dict(act="raises")]
+batches = [Batch(index=k, workload=ACT, parameters=act) for k, act in enumerate(acts)]
+run = dask_runner.start(
+    Act(batches=tuple(batches)), ship=[{source!r}], hosts=sys.argv[1], attempts=1
+)
+assert run.summary.failed == 3
 """
 ENDS = {1: "timeout", 2: "exit-code", 3: "signal", 5: "exit-code", 6: "memory"}
 WORDS = {1: "I stay", 2: "last words", 3: "about to die", 5: "is no text", 6: "hungry"}
@@ -86,6 +105,57 @@ def test_row_11_bad_batches_end_with_their_cause_their_log_and_no_survivor(bench
     # The host is as good as before.
     bench.job('echo "$1" > "$3"\n')
     bench.run(*bench.words(2, *there))
+
+
+def test_row_11_a_batch_that_raises_ends_with_its_exception(bench):
+    source = workloads_for_tests.__file__
+    script = RAISING.format(folder=workloads_for_tests.FOLDER, source=source)
+    words = [sys.executable, "-c", script, bench.addresses("node01", "node03")]
+    subprocess.run(words, cwd=bench.folder, env=bench.environment, check=True, timeout=60)
+    result = bench.check(finished=True)
+    assert result.done == {2}
+    assert kinds(bench) == {0: "exception", 1: "bad-input", 3: "exception"}
+    causes = [line["failure"] for line in bench.lines("outcome") if line["status"] == "failed"]
+    assert all("event 12 is odd" in cause["message"] for cause in causes)
+    # The whole story is in the log, which has come here.
+    log = bench.run("logs", "last", "3").stdout
+    assert "Traceback" in log
+    assert "ValueError: event 12 is odd" in log
+
+
+def test_row_11_a_flood_of_output_costs_no_memory(bench):
+    there = ["--hosts", bench.addresses("node03"), "--max-slots", "1"]
+    bench.job('echo "$1" > "$3"\n')
+    bench.run(*bench.words(1, *there))
+    before = peaks(bench)
+    bench.job(f"head -c {FLOOD} /dev/zero | tr '\\0' x\necho; echo last words; exit 5\n")
+    bench.environment["DASK_RUNNER_RUN_LOG_CAP"] = str(CAP // 1000)
+    # Else it takes a minute where others work.
+    bench.environment["DASK_RUNNER_RUN_NICE"] = "0"
+    words = ["--attempts", "1", "--memory", "150", *there]
+    bench.run(*bench.words(1, *words), expect=EXIT_FAILED_BATCHES)
+    assert bench.check(finished=True).failed == {0}
+    assert kinds(bench) == {0: "exit-code"}
+    (outcome,) = (line for line in bench.lines("outcome") if line["status"] == "failed")
+    assert outcome["log"]["dropped"] + outcome["log"]["length"] > FLOOD
+    log = bench.run("logs", "last", "0").stdout
+    assert "last words" in log
+    assert len(log) < 2 * CAP
+    grown = {pid: peak - before[pid] for pid, peak in peaks(bench).items() if pid in before}
+    assert len(grown) >= 8, "agents, workers, their helpers, scheduler"
+    assert max(grown.values()) < FLOOD // 50, grown
+
+
+def peaks(bench: Bench) -> dict[int, int]:
+    """The most memory in bytes that each process of the cluster has ever used."""
+    found = {}
+    for pid in [bench.status()["pid"], *bench.cluster_processes()]:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except OSError:
+            continue
+        found[pid] = sum(1024 * int(line.split()[1]) for line in lines if "VmHWM:" in line)
+    return found
 
 
 def _quiet(bench, host) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from department import Department
 from product import wait_for
 from pulse import Pulse
-from rig import alive
+from rig import alive, know_numerics
 
 HOSTS = ("node01", "node02", "node03")
 SLOTS = 2
@@ -38,6 +38,9 @@ def rig(cluster: Pulse, request: pytest.FixtureRequest) -> Iterator[Pulse]:
     cluster.end_runs()
     for host in cluster.department.hosts:
         # Of a test that failed.
+        if not host.alive:
+            host.boot()
+        host.heal()
         if not host.named("sshd"):
             host.start_sshd()
 
@@ -104,6 +107,37 @@ def test_row_17_a_scheduler_on_a_host_is_killed_and_then_its_host_agent(rig):
     assert len(rig.starts()) == len(done) + 3 * len(others)
     assert len(rig.notes("cluster-restarted")) == 2
     rig.run("down", "--name", "other")
+
+
+def test_row_17_the_host_of_the_scheduler_is_cut_off_and_then_loses_its_power(rig):
+    hosts = [rig.department[name].address for name in ("node01", "node02")]
+    words = ("--name", "other", "--hosts", ",".join(hosts), "--scheduler", hosts[1])
+    rig.run("up", "--detach", "--hostfile", str(rig.hostfile), *words)
+    driver = rig.begin(2 * SLOTS, "--cluster", "other")
+    done = rig.on_host("node01")
+    rig.release(done)
+    others = set(range(2 * SLOTS)) - done
+    host = rig.department["node02"]
+    host.cut()
+    wait_for(lambda: phase_in(rig, "other", host.address) == "lost", "it to be lost")
+    host.heal()
+    rig.wait_starts(others, 2)
+    host.kill()
+    wait_for(lambda: phase_in(rig, "other", host.address) != "up", "it to be lost again")
+    host.boot()
+    know_numerics(host)
+    rig.wait_starts(others, 3)
+    rig.finish(driver, 2 * SLOTS)
+    assert len(rig.starts()) == len(done) + 3 * len(others)
+    assert len(rig.notes("cluster-restarted")) == 2
+    rig.run("down", "--name", "other")
+
+
+def phase_in(rig: Pulse, cluster: str, address: str) -> str:
+    """Of a host in a cluster of that name."""
+    clusters = rig.json("status")["clusters"]
+    (found,) = (one for one in clusters if one["name"] == cluster)
+    return next(str(host["phase"]) for host in found["hosts"] if host["name"] == address)
 
 
 def test_row_18_processes_that_stand_still_are_fenced(rig):

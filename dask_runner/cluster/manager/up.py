@@ -150,18 +150,21 @@ class _Up:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            if self._request.detached and number == signal.SIGHUP:
-                continue
-            loop.add_signal_handler(number, self._wish, number.name)
         # Stopped, it would let the leases of all hosts run out: Ctrl-Z does nothing here.
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPS}
+        ignored = set(_STOPS)
+        if self._request.detached:
+            # Left to its default it would end us, without a word to the hosts.
+            ignored.add(signal.SIGHUP)
+        ends = [number for number in _SIGNALS if number not in ignored]
+        for number in ends:
+            loop.add_signal_handler(number, self._wish, number.name)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
         try:
             yield
         finally:
             for number, action in before.items():
                 signal.signal(number, action)
-            for number in _SIGNALS:
+            for number in ends:
                 loop.remove_signal_handler(number)
 
 
