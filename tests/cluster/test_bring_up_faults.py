@@ -319,7 +319,7 @@ def test_all_good_hosts_run_batches(trouble):
     up = {host["name"] for host in rig.status()["hosts"] if host["phase"] == "up"}
     assert set(hosts) == up
     assert len(up) == len(GOOD)
-    assert rig.run("verify", rig.timestamps[-1]).returncode == 0
+    assert rig.check_while_up(finished=True).done == set(range(12))
     test_no_shell_acted_on_what_is_in_the_hostfile(trouble)
 
 
@@ -364,6 +364,7 @@ def test_a_second_cluster_is_beside_the_first_and_has_its_scheduler_on_a_host(tr
     done = rig.run(*job[:3], "--cluster", "other", *job[3:])
     assert "using cluster other" in done.stderr
     assert {line["host"] for line in rig.lines("started")} == set(hosts)
+    assert rig.check_while_up(finished=True).done == set(range(4))
 
     done = rig.run("down", expect=EXIT_USAGE)
     assert "several clusters are up: main, other" in done.stderr

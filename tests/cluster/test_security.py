@@ -23,7 +23,7 @@ import pytest
 from department import Department
 from department.accounts import USERS
 from product import wait_for
-from rig import LEASE, Rig, know_numerics
+from rig import LEASE, Rig, know_numerics, reference
 
 INTRUDER = Path(__file__).with_name("intruder.py")
 ADA = USERS["ada"].uid
@@ -363,6 +363,12 @@ def test_no_code_is_taken_from_where_others_may_write(place):
         for path in paths:
             assert _trusted(root, path), (name, path)
     # The agents, whom nobody can ask, and what workers start, are isolated likewise.
+    for name in ("node01", "node03"):
+        agent, host = place.rig.on(name, "host_agent"), place.department[name]
+        python = _words(agent).split()[0]
+        said = host.run([python, "-I", "-c", "import json, sys; print(json.dumps(sys.path))"])
+        for path in [python, *json.loads(said.stdout), *_mapped(agent)]:
+            assert _trusted(host.path("/"), path), (name, path)
     pythons = [_words(pid) for pid in place.rig.cluster_processes()]
     ours = [words for words in pythons if "dask_runner." in words]
     for part in ("host_agent", "worker_process", "scheduler_process", "zygote"):
@@ -375,6 +381,13 @@ def _words(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
+
+
+def _mapped(pid: int) -> set[str]:
+    """The files whose code a process has loaded."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    fields = [line.split(maxsplit=5) for line in lines]
+    return {field[5] for field in fields if len(field) == 6 and field[5].startswith("/")}
 
 
 def _trusted(root: Path, path: str) -> bool:
@@ -422,7 +435,7 @@ def test_idle_connections_stop_neither_heartbeats_nor_a_run(place):
         for host in rig.status()["hosts"]:
             assert host["phase"] == "up"
             assert not host.get("errors")
-    assert rig.run("verify", rig.timestamps[-1]).returncode == 0
+    assert rig.check_while_up(finished=True, reference_hash=reference(12)).done == set(range(12))
 
 
 def test_who_plants_folders_like_an_agents_has_nothing_of_others_removed(place):
