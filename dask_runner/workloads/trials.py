@@ -6,6 +6,7 @@ gives the same numbers in other files.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -24,7 +25,6 @@ from dask_runner.trials.model import describe_point
 from dask_runner.trials.models import ModelSpec
 from dask_runner.trials.points import Demand, point_label
 from dask_runner.workloads.interface import MergedFile, MergeRequest, Plan, Results
-from dask_runner.workloads.joining import merged_file
 
 _FAILED = ".failed.json"
 _LONGEST_LABEL = 120
@@ -137,9 +137,15 @@ class Trials(Struct, frozen=True, kw_only=True):
         ]
         table = np.concatenate(columns)
         target = request.folder / "trials.npy"
-        target.write_bytes(tables.encode_table(table))
+        data = tables.encode_table(table)
+        target.write_bytes(data)
         content = hashlib.sha256(table.tobytes()).hexdigest()
-        return [merged_file(target, len(table), content)]
+        # Made here and not by `joining`, which would have every host import uproot.
+        return [
+            MergedFile(
+                path=os.fspath(target), bytes=len(data), entries=len(table), content_hash=content
+            )
+        ]
 
 
 def _pieces(first: int, end: int, size: int) -> Iterator[tuple[int, int]]:
