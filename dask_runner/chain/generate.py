@@ -6,6 +6,7 @@ file, which would depend on their order.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -98,6 +99,16 @@ def _hooks(pythia: Any, module: ModuleType) -> Any:
             super().__init__()
             self.seeds: list[int] = []
             self.tries: list[_Try] = []
+            self._points: dict[int, Any] = {}
+            self._shares: dict[int, float] = {}
+
+        def initialised(self) -> None:
+            # Pythia takes each process as often as its maximum has a share in all maxima, which
+            # are fixed from here on.
+            maxima = {code: point.sigmaMax() for code, point in self._points.items()}
+            total = math.fsum(maxima.values())
+            self._shares = {code: value / total for code, value in maxima.items()}
+            self._points = {}
 
         def start(self, event_seeds: Sequence[int]) -> None:
             self.seeds = list(reversed(event_seeds))
@@ -112,11 +123,14 @@ def _hooks(pythia: Any, module: ModuleType) -> Any:
         def canModifySigma(self) -> bool:  # noqa: N802
             return True
 
-        def multiplySigmaBy(self, _process: Any, point: Any, in_event: bool) -> float:  # noqa: N802
+        def multiplySigmaBy(self, process: Any, point: Any, in_event: bool) -> float:  # noqa: N802
             if in_event:
                 current = self.tries[-1]
                 current.points += 1
-                current.sigma += point.sigmaNow()
+                # The sum over processes is estimated by one of them, so by its share.
+                current.sigma += point.sigmaNow() / self._shares[process.code()]
+            else:
+                self._points[process.code()] = point
             return 1.0
 
     return Hooks()
@@ -145,6 +159,7 @@ class _Machine:
                 f"Pythia cannot be initialised for run number {sample.run_number}",
                 hint="no process is switched on, or a mass or decay channel is impossible",
             )
+        self._hooks.initialised()
 
     def events(self, event_seeds: Sequence[int], first_event: int, run_number: int) -> Table:
         """One event for each seed."""

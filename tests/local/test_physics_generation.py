@@ -56,6 +56,20 @@ def test_the_cross_section_is_pythias():
     assert sums["tries"] == pythia.infoPython().nTried()
 
 
+def test_the_cross_section_of_several_processes_is_their_sum():
+    """Pythia tries one of them at a point, by no means as often as its cross section says."""
+    card = "HardQCD:all = on\nPhaseSpace:pTHatMin = 450.\nPartonLevel:all = off\n"
+    for more in ("", "PhaseSpace:bias2Selection = on\nPhaseSpace:bias2SelectionRef = 450.\n"):
+        sample = hidden_valley.card_sample(700001, card + more)
+        sums = formats.normalisation(made(0, 1000, sample).events.columns)
+        generate._machine.cache_clear()
+        made(0, 1000, sample)
+        info = generate._machine(sample)._pythia.infoPython()
+        assert sums["tries"] == info.nTried()
+        # The same points, but Pythia adds the mean of each process.
+        assert sums["cross_section_pb"] == pytest.approx(info.sigmaGen() * 1e9, rel=0.03)
+
+
 # So tight that Pythia repeats parts of most events, and gives up on some, which are made again
 # further on in their stream.
 FAILING = SAMPLE.pythia + "Check:epTolErr = 1e-12\nCheck:epTolWarn = 1e-12\nCheck:nErrList = 0\n"
