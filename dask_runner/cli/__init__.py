@@ -13,6 +13,7 @@ import typer
 from dask_runner.cli import (
     attend,
     cluster,
+    conclusions,
     configure,
     dispatching,
     driving,
@@ -48,6 +49,7 @@ _START = "Start"
 _CLUSTER = "Cluster"
 _WORK = "Work"
 _LOOK = "Look"
+_CONCLUDE = "Conclude"
 _END = "Finish"
 
 app.command("init", rich_help_panel=_START)(configure.init)
@@ -69,6 +71,11 @@ app.command("errors", rich_help_panel=_LOOK)(read.errors)
 app.command("attach", rich_help_panel=_LOOK)(attend.attach)
 app.command("wait", rich_help_panel=_LOOK)(attend.wait)
 app.command("cancel", rich_help_panel=_WORK)(attend.cancel)
+app.command("limits", rich_help_panel=_CONCLUDE)(conclusions.limits)
+app.command("cls", rich_help_panel=_CONCLUDE)(conclusions.cls)
+app.command("sensitivity", rich_help_panel=_CONCLUDE)(conclusions.sensitivity)
+app.command("distribution", rich_help_panel=_CONCLUDE)(conclusions.distribution)
+app.command("export", rich_help_panel=_CONCLUDE)(conclusions.export)
 app.command("verify", rich_help_panel=_END)(finish.verify)
 app.command("merge", rich_help_panel=_END)(finish.merge)
 app.command("replay", rich_help_panel=_END)(finish.replay)

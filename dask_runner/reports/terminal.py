@@ -49,11 +49,20 @@ def write(view: Any, console: Console) -> None:
     console.file.write(page.getvalue())
 
 
+def _layout(kind: type[Any]) -> Callable[[Any], Pieces]:
+    if kind not in _LAYOUTS:
+        # What made such a view has loaded the statistics already; other commands do without.
+        from dask_runner.reports import conclusion_text  # noqa: PLC0415  (imports scipy)
+
+        _LAYOUTS.update(conclusion_text.LAYOUTS)
+    return _LAYOUTS[kind]
+
+
 def _print(view: Any, console: Console) -> None:
-    for piece in _LAYOUTS[type(view)](view):
+    for piece in _layout(type(view))(view):
         console.print(piece, soft_wrap=isinstance(piece, Text), highlight=False)
 
 
 def render(view: Any) -> Group:
     """The same as one thing that can be redrawn in place."""
-    return Group(*_LAYOUTS[type(view)](view))
+    return Group(*_layout(type(view))(view))

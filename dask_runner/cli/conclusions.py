@@ -1,0 +1,354 @@
+"""The commands that conclude from trials: limits, cls, sensitivity, distribution, export.
+
+What is wrong with an option is said before anything is loaded, and before anybody looks at data.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dask_runner.cli import options
+from dask_runner.cli.console import err, report
+from dask_runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from dask_runner.conclusions.runs import Loaded
+
+_MOST_PLOTS = 100
+
+Timestamps = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TIMESTAMP...", help="Runs of one model: timestamps or `last`.", show_default="last"
+    ),
+]
+Axis = Annotated[
+    str,
+    typer.Option(
+        "--axis", help="The parameter along which.", show_default="the only one that varies"
+    ),
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option("--at", metavar="NAME=VALUE", help="Only points with this value; repeat."),
+]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Take what is done of runs that are not complete.")
+]
+Plot = Annotated[
+    list[Path] | None, typer.Option("--plot", help="Draw it: FILE.png or FILE.pdf; repeat.")
+]
+Unblind = Annotated[
+    str | None,
+    typer.Option(
+        "--unblind",
+        metavar="REASON",
+        help="Look at observed data; reason, file and result are recorded in the manifest.",
+    ),
+]
+Observed = Annotated[
+    str | None,
+    typer.Option(
+        "--observed",
+        help="The observed data: data.root:HISTOGRAM, a CSV file, or a number of events.",
+        show_default="what the model names",
+    ),
+]
+Signal = Annotated[str, typer.Option("--signal", help="The parameter that is signal strength.")]
+Fit = Annotated[
+    str,
+    typer.Option(
+        "--fit",
+        help="Test statistics without signal: chi2, scale (chi2 with a free scale), discrete, or "
+        "auto: discrete if they take few values.",
+    ),
+]
+Floor = Annotated[
+    float, typer.Option("--floor", min=0, help="Test statistics up to this count as 0.")
+]
+
+
+def limits(
+    timestamps: Timestamps = None,
+    *,
+    field: Annotated[str, typer.Option("--field", help="The limit: a field.")] = "limit",
+    axis: Axis = "",
+    at: At = None,
+    unblind: Unblind = None,
+    observed: Observed = None,
+    theory: Annotated[
+        Path | None,
+        typer.Option("--theory", help="CSV: mass [GeV], cross_section [pb]; gives a mass limit."),
+    ] = None,
+    luminosity: Annotated[
+        float, typer.Option("--luminosity", min=0, help="Turns events into cross sections.")
+    ] = 0.0,
+    acceptance: Annotated[
+        float, typer.Option("--acceptance", help="Acceptance x efficiency, with --luminosity.")
+    ] = 1.0,
+    branching: Annotated[
+        float, typer.Option("--branching", help="Branching ratio, with --luminosity.")
+    ] = 1.0,
+    unit: Annotated[str, typer.Option("--unit", help="Of the cross section: pb, fb.")] = "",
+    axis_unit: Annotated[str, typer.Option("--axis-unit", help="Of the axis: GeV.")] = "",
+    plot: Plot = None,
+    partial: Partial = False,
+    runs: options.Runs = None,
+    settings: options.SettingsFile = None,
+    json: options.Json = False,
+) -> None:
+    """Upper limits: expected band along an axis, observed, and up to where a theory is excluded."""
+    _check_plots(plot)
+    from dask_runner.conclusions import runs as concluding
+    from dask_runner.conclusions.theory import read_theory
+    from dask_runner.conclusions.unblinding import decision
+
+    order = decision(unblind, observed)
+    factors = concluding.Factors(luminosity=luminosity, acceptance=acceptance, branching=branching)
+    curve = None if theory is None else read_theory(theory, axis or "mass")
+    loaded = _load(timestamps, runs, settings, partial=partial, at=at)
+    result = concluding.limits(
+        loaded,
+        field=field,
+        axis=axis,
+        factors=factors,
+        theory=curve,
+        order=order,
+        unit=unit,
+        axis_unit=axis_unit,
+    )
+    _show(result, json=json)
+    if plot:
+        from dask_runner.reports import plots
+
+        _draw(plots.brazil(result), plot)
+
+
+def cls(
+    timestamps: Timestamps = None,
+    *,
+    axis: Axis = "",
+    level: Annotated[float, typer.Option("--level", help="Confidence of the upper limit.")] = 0.95,
+    at: At = None,
+    unblind: Unblind = None,
+    observed: Observed = None,
+    plot: Plot = None,
+    partial: Partial = False,
+    runs: options.Runs = None,
+    settings: options.SettingsFile = None,
+    json: options.Json = False,
+) -> None:
+    """CLs by trials of a pyhf workspace: expected band, observed, upper limit on the strength."""
+    _check_plots(plot)
+    from dask_runner.conclusions import runs as concluding
+    from dask_runner.conclusions.unblinding import decision
+
+    order = decision(unblind, observed)
+    loaded = _load(timestamps, runs, settings, partial=partial, at=at)
+    result = concluding.cls(loaded, axis=axis, level=level, order=order)
+    _show(result, json=json)
+    if plot:
+        from dask_runner.reports import plots
+
+        _draw(plots.strength(result), plot)
+
+
+def sensitivity(
+    timestamps: Timestamps = None,
+    *,
+    signal: Signal = "n_sig",
+    field: Annotated[str, typer.Option("--field", help="The test statistic: a field.")] = "ts",
+    beta: Annotated[float, typer.Option("--beta", help="Sensitivity: share that passes.")] = 0.9,
+    sigma: Annotated[float, typer.Option("--sigma", help="Discovery: significance.")] = 5.0,
+    discovery_beta: Annotated[
+        float, typer.Option("--discovery-beta", help="Discovery: share that passes.")
+    ] = 0.5,
+    fit: Fit = "auto",
+    floor: Floor = 0.0,
+    axis: Annotated[
+        str,
+        typer.Option(
+            "--axis", help="Plot against this parameter.", show_default="the one with most values"
+        ),
+    ] = "",
+    at: At = None,
+    plot: Plot = None,
+    plot_fits: Annotated[
+        list[Path] | None,
+        typer.Option("--plot-fits", help="Draw the shares against the strength, for each point."),
+    ] = None,
+    partial: Partial = False,
+    runs: options.Runs = None,
+    settings: options.SettingsFile = None,
+    json: options.Json = False,
+) -> None:
+    """Sensitivity and discovery potential: the signal with which a share of trials passes."""
+    _check_plots([*(plot or ()), *(plot_fits or ())])
+    from dask_runner.conclusions import runs as concluding
+    from dask_runner.conclusions.strengths import wished
+
+    wish = wished(
+        signal=signal,
+        field=field,
+        beta=beta,
+        sigma=sigma,
+        discovery_beta=discovery_beta,
+        fit=fit,
+        floor=floor,
+    )
+    loaded = _load(timestamps, runs, settings, partial=partial, at=at)
+    result = concluding.sensitivity(loaded, wish)
+    _show(result, json=json)
+    _draw_sensitivity(result, axis, plot or [], plot_fits or [])
+
+
+def distribution(
+    timestamps: Timestamps = None,
+    *,
+    field: Annotated[
+        str, typer.Option("--field", help="Which field.", show_default="ts, or limit")
+    ] = "",
+    signal: Signal = "n_sig",
+    quantile: Annotated[
+        list[float] | None,
+        typer.Option("--quantile", help="Which; repeat.", show_default="-2 to 2 sigma"),
+    ] = None,
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option("--sigma", help="Thresholds; repeat.", show_default="3 and 5"),
+    ] = None,
+    fit: Fit = "auto",
+    floor: Floor = 0.0,
+    at: At = None,
+    plot: Plot = None,
+    partial: Partial = False,
+    runs: options.Runs = None,
+    settings: options.SettingsFile = None,
+    json: options.Json = False,
+) -> None:
+    """The distribution of a field: quantiles; of test statistics without signal a chi2 and
+    thresholds. Several points are drawn into a file each.
+    """
+    _check_plots(plot)
+    from dask_runner.conclusions import runs as concluding
+
+    loaded = _load(timestamps, runs, settings, partial=partial, at=at)
+    wanted = {"qs": quantile, "sigmas": sigma}
+    given = {name: values for name, values in wanted.items() if values}
+    result = concluding.distribution(
+        loaded, field=field, signal=signal, fit=fit, floor=floor, **given
+    )
+    _show(result, json=json)
+    if plot:
+        _draw_distribution(loaded, result, plot)
+
+
+def export(
+    timestamps: Timestamps = None,
+    *,
+    to: Annotated[
+        Path, typer.Option("--to", help="The new file: FILE.parquet, FILE.csv or FILE.root.")
+    ],
+    at: At = None,
+    partial: Partial = False,
+    runs: options.Runs = None,
+    settings: options.SettingsFile = None,
+    json: options.Json = False,
+) -> None:
+    """Write all trials into one file, a column for each parameter and field, for other programs."""
+    from dask_runner.conclusions.exporting import check_target
+    from dask_runner.conclusions.exporting import export as write
+
+    check_target(to)
+    loaded = _load(timestamps, runs, settings, partial=partial, at=at)
+    _warn(loaded.warnings)
+    report(write(loaded.trials, to), json=json)
+
+
+def _load(
+    timestamps: list[str] | None,
+    runs: Path | None,
+    settings: Path | None,
+    *,
+    partial: bool,
+    at: list[str] | None,
+) -> "Loaded":
+    from dask_runner.conclusions.runs import load
+
+    paths = [options.run_path(name, runs, settings) for name in timestamps or ["last"]]
+    return load(list(dict.fromkeys(paths)), partial=partial, at=at or ())
+
+
+def _show(result: Any, *, json: bool) -> None:
+    _warn(result.warnings)
+    report(result, json=json)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        err.print(f"warning: {warning}", markup=False)
+
+
+def _check_plots(plot: list[Path] | None) -> None:
+    """Before the work and the unblinding: names and libraries are right."""
+    if plot:
+        from dask_runner.reports.plots import check_path, particle_style
+
+        for path in plot:
+            check_path(path)
+        with particle_style():
+            pass
+
+
+def _draw(figure: Any, paths: list[Path]) -> None:
+    from dask_runner.reports.plots import save
+
+    for path in paths:
+        err.print(f"plot: {save(figure, path)}", markup=False)
+
+
+def _draw_sensitivity(result: Any, axis: str, plot: list[Path], fits: list[Path]) -> None:
+    """Against a parameter, or the only fit if none varies; and the fits."""
+    if not plot and not fits:
+        return
+    from dask_runner.reports import plots
+
+    axis = axis or plots.longest_axis(result)
+    if axis:
+        _draw(plots.against(result, axis), plot) if plot else None
+    else:
+        fits = [*plot, *fits]
+    if not fits:
+        return
+    _check_number(len(result.strengths))
+    for one in result.strengths:
+        several = len(result.strengths) > 1
+        _draw(plots.fractions(result, one), _of_point(fits, one.point, several=several))
+
+
+def _draw_distribution(loaded: "Loaded", result: Any, plot: list[Path]) -> None:
+    from dask_runner.reports import plots
+
+    _check_number(len(result.points))
+    for found, (point, there) in zip(result.points, loaded.trials, strict=True):
+        values = there.column(result.field)
+        draw = plots.background if found.thresholds else plots.column
+        several = len(result.points) > 1
+        _draw(draw(found, values, result.field), _of_point(plot, point, several=several))
+
+
+def _of_point(paths: list[Path], point: dict[str, Any], *, several: bool) -> list[Path]:
+    """A name of its own for each point."""
+    from dask_runner.trials.points import point_label
+
+    if not several:
+        return paths
+    return [path.with_name(f"{path.stem}.{point_label(point)}{path.suffix}") for path in paths]
+
+
+def _check_number(plots: int) -> None:
+    if plots > _MOST_PLOTS:
+        raise UsageError(
+            f"{plots} plots, one for each point, are too many", hint="--at NAME=VALUE takes some"
+        )
