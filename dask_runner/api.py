@@ -86,6 +86,7 @@ class Run:
         hosts: str = "",
         max_slots: int = 0,
         **overrides: Any,
+        accept_numerics: bool = False,
     ) -> "Run":
         """Do what is not done. `overrides` are keys of the run section of the settings; for the
         others, see `start`.
@@ -101,6 +102,7 @@ class Run:
                 staging=now.staging,
                 cache=now.cache,
             ),
+                accept_numerics=accept_numerics,
         )
         with _control() as control:
             pipeline.rerun(self.path, request, control=control, progress=_progress(wanted=progress))
@@ -196,7 +198,8 @@ def start(workload: Workload, **options: Any) -> Run:
     `options`: keys of the run section, and `runs` (folder), `output_dir`, `label`, `first`,
     `settings` (file), `import_path` (folders put first on the batches' import path), `ship` (files
     and folders that the batches get, wherever they run), `cluster` (its name), `hosts` (a pattern),
-    `max_slots`, `progress` (True: show it on stderr).
+    `max_slots`, `accept_numerics` (True: use hosts too that compute other bits), `progress` (True:
+    show it on stderr).
     """
     sections, rest = _split(options, "run")
     settings = _settings(sections, rest)
@@ -210,7 +213,7 @@ def open_run(timestamp: str = "last", *, runs: Path | str = "runs") -> Run:
 
 _START_OPTIONS = {
     *("runs", "output_dir", "label", "first", "settings", "import_path", "progress"),
-    *("skip_bad_inputs", "ship", "cluster", "hosts", "max_slots"),
+    *("skip_bad_inputs", "ship", "cluster", "hosts", "max_slots", "accept_numerics"),
 }
 
 
@@ -271,6 +274,7 @@ def _start(
                 manifest,
                 first=request.first,
                 target=request.target,
+            accept_numerics=options.get("accept_numerics", False),
                 control=control,
                 progress=_progress(wanted=progress),
             )

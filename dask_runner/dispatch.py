@@ -92,6 +92,7 @@ class Dispatcher:
             blame=self._blame,
             takers=self._placement.takers,
             good_again=self._watch.good_again,
+            announce=self._watch.announce,
             unreachable=self._watch.unreachable,
             staging=staging,
             events=self._events,

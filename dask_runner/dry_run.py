@@ -57,10 +57,11 @@ def check(
     rerun: bool = False,
     target: Target = Target(),  # noqa: B008  (frozen)
     import_path: tuple[str, ...] = (),
-    shipped: bool = False,
+    shipped: Path | None = None,
+    preload: tuple[str, ...] | None = None,
 ) -> DryRun:
     """Check the plan (of a rerun: what is left of it, maybe nothing) against this machine and the
-    cluster that is up.
+    cluster that is up. `shipped` is the folder of what is shipped.
     """
     batches = plan.batches
     prospects = Prospects(settings, target)
@@ -81,11 +82,19 @@ def check(
         problems.append("there is nothing to do: the plan has no batches")
     pilot = None
     if prospects.auto:
-        why = _why_no_pilot(plan, problems, shipped=shipped)
+        why = _why_no_pilot(plan, problems)
         pilot = (
             Pilot(skipped=why)
             if why
-            else measure(workload, batches[0], limits(settings), import_path=import_path)
+            else measure(
+                workload,
+                batches[0],
+                limits(settings),
+                import_path=import_path,
+                inputs=plan.inputs,
+                shipped=shipped,
+                preload=preload,
+            )
         )
     return DryRun(
         batches=len(batches),
@@ -156,12 +165,10 @@ def existing_outputs(plan: Plan, outputs: Path) -> list[str]:
     ]
 
 
-def _why_no_pilot(plan: Plan, problems: list[str], *, shipped: bool) -> str:
+def _why_no_pilot(plan: Plan, problems: list[str]) -> str:
     if not plan.batches:
         return "there is no batch"
-    if problems:
-        return "there are problems"
-    return "what it needs is shipped, and not there yet" if shipped else ""
+    return "there are problems" if problems else ""
 
 
 def _space(*, free: int, size: int) -> list[str]:

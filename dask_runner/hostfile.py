@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dask_runner.errors import UsageError
 from dask_runner.files import read_trusted
@@ -101,47 +102,63 @@ def parse_hosts(text: str, source: str) -> tuple[Host, ...]:
     return tuple(host for host, _ in hosts.values())
 
 
+def overlaid(known: Host | None, said: Host) -> Host:
+    """A host with what is `said` of it, and what was known for the rest."""
+    if known is None:
+        return said
+    said_keys = {key: value for key in _KEYS if (value := getattr(said, key))}
+    return replace(known, **said_keys)
+
+
 def select_hosts(hosts: Sequence[Host], pattern: str) -> tuple[Host, ...]:
     """The hosts that `pattern` names, in their order: shell patterns with commas between them,
     `!x` takes those of x away again; only such ones begin with all hosts. "" is all hosts. Raises
     UsageError for a pattern without any host: most likely a slip.
     """
-    if not pattern.strip():
-        return tuple(hosts)
-    words = [word.strip() for word in pattern.split(",") if word.strip()]
-    chosen: set[str] = set()
-    if words and all(word.startswith("!") for word in words):
-        chosen = {host.address for host in hosts}
-    # Those to take away come last, wherever they stand.
-    for word in sorted(words, key=lambda word: word.startswith("!")):
-        wanted = _matching(hosts, word.removeprefix("!"))
-        if not wanted:
-            raise _no_such_host(hosts, word)
-        chosen = chosen - wanted if word.startswith("!") else chosen | wanted
-    if not chosen:
-        raise UsageError(f"{pattern!r} leaves no host", hint=_names_hint(hosts))
+    chosen = select_names([host.address for host in hosts], pattern)
     return tuple(host for host in hosts if host.address in chosen)
 
 
-def _matching(hosts: Sequence[Host], word: str) -> set[str]:
+def select_names(names: Sequence[str], pattern: str) -> frozenset[str]:
+    """As `select_hosts`, of the names of hosts."""
+    for word in _words(pattern):
+        if not any(_matches(name, word.removeprefix("!")) for name in names):
+            raise _no_such_host(names, word)
+    chosen = frozenset(name for name in names if is_selected(name, pattern))
+    if names and not chosen:
+        raise UsageError(f"{pattern!r} leaves no host", hint=_names_hint(names))
+    return chosen
+
+
+def is_selected(name: str, pattern: str) -> bool:
+    """Whether `pattern` names a host, whatever others there are."""
+    if not pattern.strip():
+        return True
+    words = _words(pattern)
+    # Those to take away come last, wherever they stand.
+    if any(_matches(name, word[1:]) for word in words if word.startswith("!")):
+        return False
+    into = [word for word in words if not word.startswith("!")]
+    return any(_matches(name, word) for word in into) if into else bool(words)
+
+
+def _words(pattern: str) -> list[str]:
+    return [word.strip() for word in pattern.split(",") if word.strip()]
+
+
+def _matches(name: str, word: str) -> bool:
     # Brackets around an IPv6 address, as in the hostfile, are no set of characters.
     literal = word.strip("[]").lower() if ":" in word else word.lower()
-    return {
-        host.address
-        for host in hosts
-        if host.address.lower() == literal or fnmatch.fnmatchcase(host.address.lower(), literal)
-    }
+    return name.lower() == literal or fnmatch.fnmatchcase(name.lower(), literal)
 
 
-def _no_such_host(hosts: Sequence[Host], word: str) -> UsageError:
-    names = [host.address for host in hosts]
+def _no_such_host(names: Sequence[str], word: str) -> UsageError:
     near = next(iter(difflib.get_close_matches(word.removeprefix("!"), names, n=1)), "")
-    hint = f"did you mean {near}?" if near else _names_hint(hosts)
+    hint = f"did you mean {near}?" if near else _names_hint(names)
     return UsageError(f"no host matches {word!r}", hint=hint)
 
 
-def _names_hint(hosts: Sequence[Host]) -> str:
-    names = [host.address for host in hosts]
+def _names_hint(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_NAMES_SHOWN])
     return f"the hosts are {shown}" + (" ..." if len(names) > _NAMES_SHOWN else "")
 

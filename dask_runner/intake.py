@@ -58,6 +58,7 @@ class Intake:
         learn: Callable[[Outcome], None],
         takers: Callable[[], Collection[str]],
         good_again: Callable[[str], None],
+        announce: Callable[[str], None],
         unreachable: Callable[[str, str], None],
         staging: Staging,
         events: Events,
@@ -70,6 +71,7 @@ class Intake:
         self._learn = learn
         self._takers = takers
         self._good_again = good_again
+        self._announce = announce
         self._unreachable = unreachable
         self._staging = staging
         self._events = events
@@ -271,11 +273,15 @@ class Intake:
             return
         self._poison.add(failure.fingerprint)
         hosts = sorted(self._blame.avoided(batch))
+        text = (
+            f"batch {batch} fails the same way on {' and '.join(hosts) or 'its host'}: "
+            f"{failure.kind} {failure.fingerprint}; it is the batch, not the host"
+        )
+        self._announce(text)
         self._manifest.record(
             Note(
                 kind=NoteKind.POISON,
-                text=f"batch {batch} fails the same way on {' and '.join(hosts) or 'its host'}: "
-                f"{failure.kind} {failure.fingerprint}; it is the batch, not the host",
+                text=text,
                 data={"batch": batch, "fingerprint": failure.fingerprint, "hosts": hosts},
             )
         )

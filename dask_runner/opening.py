@@ -18,6 +18,7 @@ from dask_runner.cluster.local import LocalCluster
 from dask_runner.cluster.session import find_session
 from dask_runner.control import Control
 from dask_runner.errors import ClusterError
+from dask_runner.execution.numerics import cached_selftest, short
 from dask_runner.execution.task import Limits
 from dask_runner.manifest import Header, Note, NoteKind, RunState
 from dask_runner.placement import Rules
@@ -26,12 +27,14 @@ from dask_runner.settings import Settings
 
 _MEGABYTE = 1_000_000
 _KILOBYTE = 1000
+_SHOWN = 20
 
 
 class Target(Struct, frozen=True, kw_only=True):
     """What to dispatch to, as the user says now: the name of a cluster ("": the one that is up,
     `local`: none but this machine), patterns of `hosts` ("": all), the most batches at a time in
-    all (0: no limit), and how files come there: `staging` and `cache` as in the settings.
+    all (0: no limit), how files come there: `staging` and `cache` as in the settings, and whether
+    hosts are welcome that compute other bits.
     """
 
     cluster: str = ""
@@ -39,6 +42,7 @@ class Target(Struct, frozen=True, kw_only=True):
     max_slots: int = 0
     staging: str = "auto"
     cache: str = ""
+    accept_numerics: bool = False
 
 
 def effective_settings(header: Header, overrides: dict[str, Any]) -> Settings:
@@ -110,44 +114,67 @@ def describe_cluster(cluster: Cluster, hosts: Mapping[str, HostState], target: T
     return f"using cluster {cluster.title}: {number}, {slots} slots{left}"
 
 
-def check_numerics(state: RunState, hosts: Mapping[str, HostState], *, accept: bool) -> Bits:
-    """The bits that this run's hosts have to compute: those of the hosts that worked on it first.
+def check_numerics(
+    state: RunState, cluster: Cluster, hosts: Mapping[str, HostState], *, accept: bool
+) -> Bits:
+    """The bits that this run's hosts have to compute: those that it was made with; of a new run
+    those that this machine computes, or, if no host does and others are accepted, most hosts.
 
     Raises ClusterError if no host that is up does.
     """
-    seen = [
-        known
-        for note in state.notes
-        if note.kind in {NoteKind.CLUSTER, NoteKind.JOINED}
-        for known in note.data.get("numerics", {}).items()
-    ]
-    bits = Bits((found for _, found in seen), accept=accept)
-    bits.agree(host.numerics for host in hosts.values())
+    made_with = _made_with(state)
+    if made_with is not None:
+        bits = Bits(*made_with, accept=accept)
+    elif isinstance(cluster, SshCluster):
+        bits = Bits(cached_selftest(), socket.gethostname(), accept=accept)
+    else:
+        bits = Bits(accept=accept)
     known = [host for host in hosts.values() if host.numerics]
-    if known and all(bits.refusal(host) for host in known):
+    if accept and made_with is None and known and all(map(bits.differs, known)):
+        bits = Bits(accept=accept)
+    bits.agree(known)
+    if known and all(map(bits.refusal, known)):
+        found = ", ".join(f"{host.name} ({short(host.numerics)})" for host in known[:_SHOWN])
         raise ClusterError(
-            f"{', '.join(host.name for host in known)}: the numerics self-test gives other bits "
-            f"than on {seen[0][0]}, where this run began",
-            hint="another processor, C library or package? --accept-numerics goes on all the same, "
-            "and the manifest keeps it on record",
+            f"all hosts that are up compute other bits than {bits.origin} "
+            f"({short(bits.reference)}), where the run began: {found}",
+            hint="another processor, C library or environment (`dask-runner hosts check` looks); "
+            "--accept-numerics goes on all the same, and the manifest keeps it on record",
         )
     return bits
 
 
+def _made_with(state: RunState) -> tuple[str, str] | None:
+    """The bits of the run so far, and whose they are; None if nothing has run yet."""
+    for note in state.notes:
+        if note.kind not in {NoteKind.CLUSTER, NoteKind.JOINED}:
+            continue
+        if reference := note.data.get("reference"):
+            return reference["numerics"], reference["host"]
+        # The first host of a record without one.
+        for host, numerics in note.data.get("numerics", {}).items():
+            if numerics:
+                return numerics, host
+    return None
+
+
 def cluster_note(cluster: Cluster, hosts: Mapping[str, HostState], bits: Bits) -> Note:
-    """The begin of a session's dispatch. Hosts with the run's bits come first: the first in the
-    first note is what later sessions compare with.
+    """The begin of a session's dispatch, with what later sessions compare the bits of hosts with,
+    and the hosts that are accepted though they compute others.
     """
-    ready = sorted((state for state in hosts.values() if state.worker), key=bits.differs)
+    ready = [state for state in hosts.values() if state.worker]
+    data: dict[str, Any] = {
+        "name": cluster.name,
+        "address": cluster.address,
+        "hosts": {state.name: state.slots for state in ready},
+        "numerics": {state.name: state.numerics for state in ready if not bits.refusal(state)},
+    }
+    if bits.reference:
+        data["reference"] = {"host": bits.origin, "numerics": bits.reference}
+    if accepted := [state.name for state in ready if bits.accepted(state)]:
+        data["accepted_numerics"] = accepted
     return Note(
-        kind=NoteKind.CLUSTER,
-        text=f"cluster {cluster.name} at {cluster.address}",
-        data={
-            "name": cluster.name,
-            "address": cluster.address,
-            "hosts": {state.name: state.slots for state in ready},
-            "numerics": {state.name: state.numerics for state in ready if not bits.refusal(state)},
-        },
+        kind=NoteKind.CLUSTER, text=f"cluster {cluster.name} at {cluster.address}", data=data
     )
 
 

@@ -7,12 +7,14 @@ minute: what has been seen by then is told.
 import os
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from dask_runner.batch import Attempt, Batch, FailureKind, Outcome, OutcomeStatus
+from dask_runner.batch import Attempt, Batch, FailureKind, InputFile, Outcome, OutcomeStatus
+from dask_runner.downloads import is_url, local_copy
 from dask_runner.errors import RunnerError
 from dask_runner.execution.pool import Pool, PoolConfig
 from dask_runner.execution.task import Group, Limits, decode_outcomes, encode_group
@@ -45,9 +47,24 @@ class Pilot(Struct, frozen=True, kw_only=True):
 
 
 def measure(
-    workload: Workload, batch: Batch, limits: Limits, *, import_path: tuple[str, ...] = ()
+    workload: Workload,
+    batch: Batch,
+    limits: Limits,
+    *,
+    import_path: tuple[str, ...] = (),
+    inputs: Sequence[InputFile] = (),
+    shipped: Path | None = None,
+    preload: tuple[str, ...] | None = None,
 ) -> Pilot:
-    """Run the batch in a temporary folder, which is removed."""
+    """Run the batch in a temporary folder, which is removed. `inputs` are those of the plan: a URL
+    is fetched. `shipped` is the folder of what the run ships, `preload` what the warm process
+    imports (None: what the workload says).
+    """
+    preload = workload.preload if preload is None else preload
+    try:
+        paths = _copies(batch, inputs)
+    except RunnerError as error:
+        return Pilot(skipped=f"an input could not be fetched: {error}")
     timeout = min(limits.timeout or _LONGEST, _LONGEST)
     with tempfile.TemporaryDirectory(prefix="dask-runner-pilot-") as folder:
         attempts = Path(folder) / "attempts"
@@ -60,14 +77,17 @@ def measure(
             attempts=(Attempt(batch=batch, number=1),),
             limits=msgspec.structs.replace(limits, timeout=timeout, grace=1.0),
             versions=versions(),
-            preload=workload.preload,
+            preload=preload,
+            paths=paths,
+            shipped="" if shipped is None else path_to_text(shipped),
+            import_path=import_path,
         )
         config = PoolConfig(
             slots=1,
             host=socket.gethostname(),
             scratch=path_to_text(folder),
             import_path=import_path,
-            preload=workload.preload,
+            preload=preload,
             cluster=f"pilot-{os.getpid()}",
         )
         try:
@@ -75,6 +95,16 @@ def measure(
         except (RunnerError, OSError) as error:
             return Pilot(skipped=f"it could not be started here: {error}")
     return _pilot(outcome, stopped=timeout >= _LONGEST)
+
+
+def _copies(batch: Batch, inputs: Sequence[InputFile]) -> dict[str, str]:
+    """This machine's copies of the batch's inputs that are URLs."""
+    wanted = {item.path for item in batch.inputs if is_url(item.path)}
+    return {
+        file.path: path_to_text(local_copy(file.path, file.sha256, file.bytes)[0])
+        for file in inputs
+        if file.path in wanted
+    }
 
 
 def _run(config: PoolConfig, group: Group) -> Outcome:

@@ -107,7 +107,6 @@ class RerunRequest(Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...] = ()
     resume: bool = False
     label: str = ""
-    accept_numerics: bool = False
     target: Target = Target()
 
 
@@ -189,7 +188,6 @@ def rerun(path: Path, request: RerunRequest, *, control: Control, progress: Prog
             overrides=request.overrides,
             control=control,
             progress=progress,
-            accept_numerics=request.accept_numerics,
         )
         return summarize(manifest.state)
 
@@ -217,7 +215,6 @@ def drive(
     control: Control,
     progress: Progress,
     overrides: dict[str, Any] | None = None,
-    accept_numerics: bool = False,
 ) -> None:
     """From "cluster open" on: dispatch what is selected and not done."""
     state, header = manifest.state, manifest.state.header
@@ -238,9 +235,9 @@ def drive(
         target=settings.trials.batch_seconds,
     )
     with open_cluster(settings, preload, header, target) as cluster, progress:
-        hosts = wanted_hosts(cluster, policy.rules.wants)
+        hosts = wanted_hosts(cluster, target.hosts)
         progress.say(describe_cluster(cluster, hosts, target))
-        bits = check_numerics(state, hosts, accept=accept_numerics)
+        bits = check_numerics(state, cluster, hosts, accept=target.accept_numerics)
         manifest.record(cluster_note(cluster, hosts, bits))
         events: Events = SimpleQueue()
         staging = Staging.of(
@@ -270,15 +267,16 @@ def drive(
 def dry_run(request: RunRequest) -> DryRun:
     """The plan of a new run and all checks; changes nothing."""
     outputs = _outputs(request)
-    with shipping.tried(request.ship, request.workload, request.import_path) as workload:
+    with shipping.tried(request.ship, request.workload, request.import_path) as tried:
         return check(
-            workload,
-            workload.plan(),
+            tried.workload,
+            tried.workload.plan(),
             request.settings,
             outputs=outputs or Path(request.settings.storage.runs) / "TIMESTAMP" / "outputs",
             target=request.target,
             import_path=request.import_path,
-            shipped=bool(request.ship),
+            shipped=tried.folder,
+            preload=tried.preload,
         )
 
 
@@ -294,15 +292,17 @@ def dry_rerun(path: Path, request: RerunRequest) -> DryRun:
         problems=() if request.accept_changed_inputs else changed,
     )
     settings = effective_settings(state.header, request.overrides)
+    workload = shipping.load_workload(state.header, folder)
     return check(
-        shipping.load_workload(state.header, folder),
+        workload,
         plan,
         settings,
         outputs=folder.outputs,
         rerun=True,
         target=request.target,
         import_path=state.header.import_path,
-        shipped=state.header.shipped is not None,
+        shipped=shipping.shipped_folder(state.header, folder),
+        preload=shipping.preload(workload, state.header.shipped),
     )
 
 

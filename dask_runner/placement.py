@@ -5,11 +5,11 @@ and what becomes of them.
 """
 
 from collections.abc import Collection, Mapping
-from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
 from dask_runner.cluster.interface import HostState
+from dask_runner.hostfile import is_selected
 
 # Of the free memory, what batches may take together: the rest is for the disk cache and for users.
 _MEMORY_SHARE = 0.8
@@ -18,9 +18,9 @@ _MOST_UNSETTLED = 4
 
 
 class Rules(Struct, frozen=True, kw_only=True):
-    """What the user wants: `hosts` are shell patterns with commas between, of which those with a
-    `!` exclude ("": all hosts); at most `slots` batches on a host and `max_slots` in all (0: no
-    limit); `memory` in bytes is the limit of a batch (0: none).
+    """What the user wants: `hosts` are patterns as for `hostfile.select_hosts` ("": all hosts); at
+    most `slots` batches on a host and `max_slots` in all (0: no limit); `memory` in bytes is the
+    limit of a batch (0: none).
     """
 
     hosts: str = ""
@@ -30,12 +30,7 @@ class Rules(Struct, frozen=True, kw_only=True):
 
     def wants(self, host: str) -> bool:
         """True if the patterns admit the host."""
-        patterns = [word.strip() for word in self.hosts.split(",") if word.strip()]
-        out = [word[1:] for word in patterns if word.startswith("!")]
-        into = [word for word in patterns if not word.startswith("!")]
-        if any(fnmatchcase(host, pattern) for pattern in out):
-            return False
-        return not into or any(fnmatchcase(host, pattern) for pattern in into)
+        return is_selected(host, self.hosts)
 
 
 class Load(Struct, kw_only=True):

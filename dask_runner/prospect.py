@@ -13,6 +13,7 @@ from dask_runner.cluster.asking import status_of
 from dask_runner.cluster.interface import HostState
 from dask_runner.cluster.session import find_session
 from dask_runner.cluster.status import HostStatus, Phase
+from dask_runner.hostfile import select_names
 from dask_runner.opening import Target, rules
 from dask_runner.pilot import Pilot
 from dask_runner.placement import Rules, limit
@@ -50,16 +51,18 @@ class Prospects:
     """The hosts as they are now."""
 
     def __init__(self, settings: Settings, target: Target) -> None:
-        """Raises ClusterError as `find_session`."""
+        """Raises ClusterError as `find_session`, UsageError for a pattern without any host."""
         self._settings = settings
         self._rules = rules(settings, target)
+        self._accept = target.accept_numerics
         session = find_session(target.cluster)
         self._cluster = "" if session is None else session.name
         self._staging = target.staging
         if session is not None and target.staging == "auto":
             self._staging = session.session().staging
         found = [] if session is None else status_of(session).hosts
-        self._hosts = [host for host in found if self._rules.wants(host.name)]
+        names = select_names([host.name for host in found], target.hosts)
+        self._hosts = [host for host in found if host.name in names]
 
     @property
     def remote(self) -> bool:
@@ -89,10 +92,15 @@ class Prospects:
 
     def _rooms(self, peak: int) -> list[HostRoom]:
         if self._cluster:
-            return [_room(host, self._rules, peak) for host in self._hosts]
+            return [self._room(host, peak) for host in self._hosts]
         asked = self._settings.run.slots
         how = "--slots or run.slots" if asked else "one for each core"
         return [HostRoom(host=socket.gethostname(), slots=asked or os.cpu_count() or 1, how=how)]
+
+    def _room(self, host: HostStatus, peak: int) -> HostRoom:
+        if host.other_bits and not self._accept:
+            return HostRoom(host=host.name, slots=0, how=host.other_bits)
+        return _room(host, self._rules, peak)
 
 
 def _room(host: HostStatus, rules: Rules, peak: int) -> HostRoom:
@@ -104,7 +112,7 @@ def _room(host: HostStatus, rules: Rules, peak: int) -> HostRoom:
         slots=host.slots,
         share=host.slots,
         auto=host.auto,
-        memory_free=host.memory_free,
+        memory_free=host.memory_room,
     )
     how = "auto: cores less one" if host.auto else "as the hostfile or `up --slots` says"
     slots = limit(state, rules, peak)
@@ -114,7 +122,7 @@ def _room(host: HostStatus, rules: Rules, peak: int) -> HostRoom:
     elif slots < host.slots:
         what = "of the pilot" if peak else "that a batch may use (--memory)"
         how = (
-            f"auto: 0.8 of {host.memory_free / 1e9:.1f} GB free over {batch / 1e6:.0f} MB {what}; "
+            f"auto: 0.8 of {host.memory_room / 1e9:.1f} GB free over {batch / 1e6:.0f} MB {what}; "
             f"the host has {host.slots}"
         )
     return HostRoom(host=host.name, slots=slots, how=how)

@@ -4,38 +4,48 @@ Owns who came, went and came back since the last look, and which host is refused
 Refuses to judge what hosts do with batches.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from dask_runner.cluster.interface import Cluster, HostState
-from dask_runner.errors import ClusterError
-
-_log = logging.getLogger(__name__)
+from dask_runner.errors import ClusterError, UsageError
+from dask_runner.execution.numerics import short
+from dask_runner.hostfile import select_names
 
 
 class Bits:
-    """Which bits the run's hosts compute: the hash of the numerics self-test of those that worked
-    on it first. `accept`: others are welcome too.
+    """Which bits the run's hosts have to compute: `reference` is the hash of a numerics self-test
+    ("": not known yet), `origin` whose it is. `accept`: others are welcome too.
     """
 
-    def __init__(self, known: Iterable[str], *, accept: bool) -> None:
-        self.reference = next(iter(known), "")
+    def __init__(self, reference: str = "", origin: str = "", *, accept: bool) -> None:
+        self.reference = reference
+        self.origin = origin
         self._accept = accept
 
-    def agree(self, found: Iterable[str]) -> None:
-        """Without an earlier reference, what most of these hosts compute is it."""
-        counts = Counter(numerics for numerics in found if numerics)
-        if counts and not self.reference:
-            self.reference = counts.most_common(1)[0][0]
+    def agree(self, hosts: Iterable[HostState]) -> None:
+        """Without a reference, what most of these hosts compute is it."""
+        known = [state for state in hosts if state.numerics]
+        if not known or self.reference:
+            return
+        counts = Counter(state.numerics for state in known)
+        self.reference = counts.most_common(1)[0][0]
+        self.origin = next(state.name for state in known if state.numerics == self.reference)
 
     def refusal(self, state: HostState) -> str:
         """Why the host cannot work on the run; "" if it can."""
-        if not state.numerics or not self.differs(state):
-            return ""
-        if self._accept:
-            return ""
-        return "the numerics self-test gives other bits than on the hosts where this run began"
+        return self.difference(state) if self.differs(state) and not self._accept else ""
+
+    def accepted(self, state: HostState) -> bool:
+        """True if the host works on the run only because the user has said so."""
+        return self._accept and self.differs(state)
+
+    def difference(self, state: HostState) -> str:
+        """In what the host differs."""
+        return (
+            f"it computes other bits ({short(state.numerics)}) than {self.origin} "
+            f"({short(self.reference)}), where the run began"
+        )
 
     def differs(self, state: HostState) -> bool:
         return bool(state.numerics) and state.numerics != self.reference
@@ -43,7 +53,8 @@ class Bits:
 
 class Roster:
     """The hosts now, and what has changed since the last look: `joined` for the first time, came
-    `back` with a new worker, `lost` their worker; `refused` just now, with the reason.
+    `back` with a new worker, `lost` their worker; `refused` just now for the bits that they
+    compute, `accepted` in spite of them.
     """
 
     def __init__(self, cluster: Cluster, wants: Callable[[str], bool], bits: Bits) -> None:
@@ -58,10 +69,12 @@ class Roster:
         self.back: list[HostState] = []
         self.lost: list[str] = []
         self.refused: list[str] = []
+        self.accepted: list[str] = []
 
     def look(self) -> bool:
         """Take in the hosts as they are now. True if anything is different."""
-        self.joined, self.back, self.lost, self.refused = [], [], [], []
+        self.joined, self.back, self.lost = [], [], []
+        self.refused, self.accepted = [], []
         raw = self._cluster.hosts()
         if raw is self._raw or raw == self._raw:
             return False
@@ -101,24 +114,26 @@ class Roster:
         self._known[name] = None
 
     def _check(self, state: HostState) -> None:
-        self._bits.agree([state.numerics])
+        self._bits.agree([state])
         refusal = self._bits.refusal(state)
         if refusal:
             self.refusals[state.name] = refusal
             self.refused.append(state.name)
-        elif self.refusals.pop(state.name, "") or not self._bits.differs(state):
-            return
-        else:
-            _log.warning("%s computes other bits; accepted on request", state.name)
+        elif not self.refusals.pop(state.name, "") and self._bits.accepted(state):
+            self.accepted.append(state.name)
+
+    def difference(self, host: str) -> str:
+        """In what the bits that the host computes differ from the run's."""
+        return self._bits.difference(self.hosts[host])
 
 
-def wanted_hosts(cluster: Cluster, wants: Callable[[str], bool]) -> dict[str, HostState]:
-    """The hosts of the cluster that the user wants. Raises ClusterError if there are none."""
+def wanted_hosts(cluster: Cluster, pattern: str) -> dict[str, HostState]:
+    """The hosts of the cluster that the user wants. Raises ClusterError if some of the patterns
+    have none: most likely a slip.
+    """
     hosts = cluster.hosts()
-    wanted = {name: state for name, state in hosts.items() if wants(name)}
-    if not wanted:
-        raise ClusterError(
-            f"no host of cluster {cluster.name} matches --hosts",
-            hint=f"its hosts are {', '.join(hosts) or 'none yet'}",
-        )
-    return wanted
+    try:
+        wanted = select_names(list(hosts), pattern)
+    except UsageError as error:
+        raise ClusterError(f"cluster {cluster.name}: {error.message}", hint=error.hint) from error
+    return {name: state for name, state in hosts.items() if name in wanted}

@@ -99,6 +99,14 @@ class Shipped(Struct, frozen=True, kw_only=True):
     shipment: Shipment
 
 
+class Tried(Struct, frozen=True, kw_only=True):
+    """The same without a run; `folder` is None and `workload` as it was if nothing is shipped."""
+
+    workload: Any
+    preload: tuple[str, ...]
+    folder: Path | None = None
+
+
 @contextmanager
 def planned_from_copy(
     paths: Sequence[Path], folder: RunFolder, spec: WorkloadSpec, import_path: Sequence[str]
@@ -117,17 +125,17 @@ def planned_from_copy(
 
 
 @contextmanager
-def tried(
-    paths: Sequence[Path], workload: Workload, import_path: Sequence[str]
-) -> Iterator[Workload]:
-    """The workload as it would be in the copy, without a run."""
+def tried(paths: Sequence[Path], workload: Workload, import_path: Sequence[str]) -> Iterator[Tried]:
+    """The workload as it would be in the copy, for as long as this is open."""
     if not paths:
-        yield workload
+        yield Tried(workload=workload, preload=workload.preload)
         return
     with tempfile.TemporaryDirectory(prefix="dask-runner-") as place:
         folder = RunFolder.at(Path(place))
-        copy = folder.shipped(ship(paths, folder).sha256)
-        yield workloads.load(workloads.spec_of(workload), import_path, copy)
+        shipment = ship(paths, folder)
+        copy = folder.shipped(shipment.sha256)
+        workload = workloads.load(workloads.spec_of(workload), import_path, copy)
+        yield Tried(workload=workload, preload=preload(workload, shipment), folder=copy)
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:

@@ -161,6 +161,11 @@ class Watch:
         self._cluster.announce(host, "")
         self._note(NoteKind.TRUSTED, f"{host} is good again: a batch passed there", host)
 
+    def announce(self, text: str) -> None:
+        """Something was found out about batches, which whoever looks should see."""
+        _log.warning("%s", text)
+        self._cluster.announce("", text)
+
     def busy(self) -> dict[str, tuple[int, int]]:
         """Busy slots and all slots of each host that has a worker, or had groups."""
         load = self._placement.load
@@ -210,6 +215,10 @@ class Watch:
                 self._joined(state, f"{state.name} is back")
         for host in self._roster.refused:
             self._refuse(host)
+        for host in self._roster.accepted:
+            text = f"{self._roster.difference(host)}; accepted on request"
+            _log.warning("%s: %s", host, text)
+            self._cluster.announce(host, text)
         self._began = True
 
     def _lost(self, host: str) -> None:

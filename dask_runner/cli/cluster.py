@@ -190,6 +190,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._seen: dict[str, str] = {}
+        self._warned: set[str] = set()
         self._ready = False
 
     def show(self, status: "ClusterStatus") -> None:
@@ -201,6 +202,13 @@ class _Lines:
         if status.settled and not self._ready:
             self._ready = True
             err.print(f"cluster {status.name} is up: {status.ready} host(s), {status.slots} slots")
+        if not self._ready:
+            return
+        warnings = [f"{host.name}: {text}" for host in status.hosts for text in host.warnings]
+        for text in [*status.warnings, *warnings]:
+            if text not in self._warned:
+                self._warned.add(text)
+                err.print(f"warning: {text}", markup=False)
 
 
 def _say_farewell(farewell: "Farewell") -> None:
@@ -245,7 +253,17 @@ def _detach(request: "UpRequest", *, json: bool) -> None:
     report(status, json=json)
     if not json:
         err.print(f"it goes on in the background (pid {manager.pid}); `dask-runner down` ends it")
+    _warn_of_its_end()
     raise typer.Exit(EXIT_DONE)
+
+
+def _warn_of_its_end() -> None:
+    """What may end a cluster in the background, or take its files away."""
+    from dask_runner.cluster.ssh.preflight import look_here
+
+    for check in look_here(detached=True):
+        if check.verdict == "warn":
+            err.print(f"warning: {check.text} ({check.fix})", markup=False)
 
 
 def _wait_until_settled(

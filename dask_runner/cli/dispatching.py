@@ -45,6 +45,7 @@ def generate(
     max_slots: options.MaxSlots = None,
     hosts: options.Hosts = "",
     cluster: options.ClusterName = None,
+    accept_numerics: options.AcceptNumerics = False,
     seed: options.Seed = None,
     attempts: options.Attempts = None,
     timeout: options.Timeout = None,
@@ -81,7 +82,7 @@ def generate(
         quiet=quiet,
         dry=dry,
         json=json,
-        target=options.target(loaded, hosts, max_slots),
+        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
     )
     outputs = Path(loaded.settings.generate.evnt_dir)
     driving.dispatch(workload, loaded, manner, outputs=outputs, ship=ship)
@@ -124,6 +125,7 @@ def run(
     max_slots: options.MaxSlots = None,
     hosts: options.Hosts = "",
     cluster: options.ClusterName = None,
+    accept_numerics: options.AcceptNumerics = False,
     seed: options.Seed = None,
     attempts: options.Attempts = None,
     timeout: options.Timeout = None,
@@ -157,7 +159,7 @@ def run(
         quiet=quiet,
         dry=dry,
         json=json,
-        target=options.target(loaded, hosts, max_slots),
+        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
     )
     driving.dispatch(
         workload,
@@ -200,6 +202,7 @@ def command(
     max_slots: options.MaxSlots = None,
     hosts: options.Hosts = "",
     cluster: options.ClusterName = None,
+    accept_numerics: options.AcceptNumerics = False,
     seed: options.Seed = None,
     attempts: options.Attempts = None,
     timeout: options.Timeout = None,
@@ -236,7 +239,7 @@ def command(
         quiet=quiet,
         dry=dry,
         json=json,
-        target=options.target(loaded, hosts, max_slots),
+        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
     )
     driving.dispatch(workload, loaded, manner, outputs=output_dir, ship=ship)
 
@@ -253,10 +256,6 @@ def rerun(
     accept_changed_inputs: Annotated[
         bool, typer.Option("--accept-changed-inputs", help="Go on with inputs that have changed.")
     ] = False,
-    accept_numerics: Annotated[
-        bool,
-        typer.Option("--accept-numerics", help="Go on though this machine computes other bits."),
-    ] = False,
     break_lock: Annotated[
         bool, typer.Option("--break-lock", help="Take the lock of a driver on another host.")
     ] = False,
@@ -269,6 +268,7 @@ def rerun(
     max_slots: options.MaxSlots = None,
     hosts: options.Hosts = "",
     cluster: options.ClusterName = None,
+    accept_numerics: options.AcceptNumerics = False,
     attempts: options.Attempts = None,
     timeout: options.Timeout = None,
     memory: options.Memory = None,
@@ -290,11 +290,10 @@ def rerun(
         selection=Selection(batches=tuple(batch or ()), cause=cause, first=first),
         accept_changed_inputs=accept_changed_inputs,
         break_lock=break_lock,
-        accept_numerics=accept_numerics,
         overrides=overrides,
         argv=options.argv(),
         label=label,
-        target=options.target(loaded, hosts, max_slots),
+        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
     )
     if dry:
         from dask_runner.pipeline import dry_rerun

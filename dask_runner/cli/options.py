@@ -59,6 +59,13 @@ ClusterName = Annotated[
         show_default="the one that is up",
     ),
 ]
+AcceptNumerics = Annotated[
+    bool,
+    typer.Option(
+        "--accept-numerics",
+        help="Use hosts too that compute other bits; the manifest keeps it on record.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the run.")]
 Attempts = Annotated[
     int | None, typer.Option("--attempts", min=1, help="Attempts at a batch in all.")
@@ -100,7 +107,9 @@ def run_path(timestamp: str, runs: Path | None, settings: Path | None) -> Path:
     return run_folder.find(Path(loaded.settings.storage.runs), timestamp)
 
 
-def target(loaded: LoadedSettings, hosts: str, max_slots: int | None) -> "Target":
+def target(
+    loaded: LoadedSettings, hosts: str, max_slots: int | None, *, accept_numerics: bool = False
+) -> "Target":
     """What the user wants to dispatch to."""
     from dask_runner.opening import Target
 
@@ -111,6 +120,7 @@ def target(loaded: LoadedSettings, hosts: str, max_slots: int | None) -> "Target
         max_slots=max_slots or 0,
         staging=cluster.staging,
         cache=cluster.cache,
+        accept_numerics=accept_numerics,
     )
 
 

@@ -109,6 +109,7 @@ def trials(
     max_slots: options.MaxSlots = None,
     hosts: options.Hosts = "",
     cluster: options.ClusterName = None,
+    accept_numerics: options.AcceptNumerics = False,
     seed: options.Seed = None,
     attempts: options.Attempts = None,
     timeout: options.Timeout = None,
@@ -157,7 +158,7 @@ def trials(
         quiet=quiet,
         dry=dry,
         json=json,
-        target=options.target(loaded, hosts, max_slots),
+        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
     )
     if extend:
         path = options.run_path(extend, runs, settings)

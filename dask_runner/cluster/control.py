@@ -53,7 +53,9 @@ class CancelRun(Struct, frozen=True, kw_only=True, tag="cancel"):
 
 
 class Announce(Struct, frozen=True, kw_only=True, tag="announce"):
-    """What the attached run found out about a host; "" takes it back."""
+    """What the attached run found out about a host; "" takes it back. Without a host it is about
+    the run's batches.
+    """
 
     host: str
     text: str

@@ -107,7 +107,9 @@ class Cluster(Protocol):
         """
 
     def announce(self, host: str, text: str) -> None:
-        """Show in `status` what the run found out about a host ("": it is good again)."""
+        """Show in `status` what the run found out about a host ("": it is good again), or, for the
+        host "", about its batches.
+        """
 
     def cancel(self) -> None:
         """Kill all batch processes of this driver, wherever they are."""

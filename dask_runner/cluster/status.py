@@ -26,6 +26,8 @@ class Phase(StrEnum):
 class HostStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One host. Memory and disk in bytes, `since` seconds in this phase. `refusal` is why it takes
     no new batch, `announced` what runs found out about it; `errors` are the latest, oldest first.
+    `memory_room` is what batches may take together, as it was before any ran. `other_bits` says
+    in what its numerics differ from this machine's ("": not at all, or not known).
     """
 
     name: str
@@ -39,11 +41,13 @@ class HostStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cores: int = 0
     memory_free: int = 0
     memory_total: int = 0
+    memory_room: int = 0
     scratch_free: int = 0
     users: tuple[str, ...] = ()
     python: str = ""
     version: str = ""
     numerics: str = ""
+    other_bits: str = ""
     tunnelled: bool = False
     refusal: str = ""
     paused: str = ""
@@ -60,17 +64,22 @@ def why_not(host: HostStatus) -> str:
     return f"{host.name}: {host.reason or host.phase}{fix}"
 
 
-class RunStatus(Struct, frozen=True, kw_only=True):
-    """A run that is attached; `slots` are those it has now, `demand` those it could use."""
+class RunStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A run that is attached; `slots` are those it has now, `demand` those it could use;
+    `announced` is what it found out about its batches.
+    """
 
     run: str
     pid: int
     demand: int
     slots: int
+    announced: tuple[str, ...] = ()
 
 
 class ClusterStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A whole cluster; `settled` is False as long as a host has neither come up nor failed."""
+    """A whole cluster; `settled` is False as long as a host has neither come up nor failed.
+    `warnings` are about this machine.
+    """
 
     name: str
     cluster: str
@@ -85,6 +94,7 @@ class ClusterStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dashboard: int = 0
     failure: str = ""
     events: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     hostfile: str = ""
 
     @property

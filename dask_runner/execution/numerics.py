@@ -30,6 +30,16 @@ _ONE_THREAD = (
     "NUMBA_NUM_THREADS",
 )
 _NUMPY = "NPY_DISABLE_CPU_FEATURES"
+# What changes how the C library computes, or which one is taken.
+_C_LIBRARY = ("GLIBC_TUNABLES", "LD_PRELOAD", "LD_LIBRARY_PATH")
+_SELFTEST = "from dask_runner.chain import selftest_numbers; print(selftest_numbers())"
+# The environment must be set before the interpreter starts; it takes NumPy to know it.
+_PINNED_SELFTEST = f"""
+import os, sys
+from dask_runner.execution.numerics import pinned_environment
+os.environ.update(pinned_environment())
+os.execv(sys.executable, [sys.executable, "-I", "-c", {_SELFTEST!r}])
+"""
 
 
 def pinned_environment() -> dict[str, str]:
@@ -58,13 +68,13 @@ def _above_v3(feature: str) -> bool:
 
 def pinned_selftest(*, patience: float = 120.0) -> str:
     """The hash of `chain.selftest_numbers` as batches on this host would compute it: equal on two
-    hosts only if they compute the same bits. Raises ClusterError.
+    hosts only if they compute the same bits. Imports nothing heavy here. Raises ClusterError.
     """
-    command = "from dask_runner.chain import selftest_numbers; print(selftest_numbers())"
+    known = "numpy" in sys.modules
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", command],
-            env={**os.environ, **pinned_environment()},
+            [sys.executable, "-I", "-c", _SELFTEST if known else _PINNED_SELFTEST],
+            env={**os.environ, **(pinned_environment() if known else {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=patience,
@@ -81,11 +91,13 @@ def pinned_selftest(*, patience: float = 120.0) -> str:
 
 def cached_selftest() -> str:
     """As `pinned_selftest`, computed once for each start of the host and installed code: neither
-    the processor nor the C library changes while a host is up.
+    the processor nor the C library changes while a host is up, unless the environment says so.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     installed = " ".join(f"{name}={version}" for name, version in versions().items())
-    key = hashlib.sha256(f"{boot} {sys.executable} {installed}".encode()).hexdigest()[:32]
+    library = "".join(f" {name}={os.environ[name]}" for name in _C_LIBRARY if name in os.environ)
+    source = f"{boot} {sys.executable} {installed}{library}"
+    key = hashlib.sha256(os.fsencode(source)).hexdigest()[:32]
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # nobody, in a container: without a home it is computed each time
@@ -101,6 +113,11 @@ def cached_selftest() -> str:
         cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(cache, f"{key}\n{found}".encode(), mode=0o600)
     return found
+
+
+def short(numerics: str) -> str:
+    """A self-test's hash as people compare it: what was tested stands before it."""
+    return numerics.rpartition(" ")[2][:12]
 
 
 def is_pinned() -> bool:

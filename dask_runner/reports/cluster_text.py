@@ -77,16 +77,22 @@ def _note(host: HostStatus) -> str:
 
 
 def _problems(view: ClusterStatus) -> Pieces:
-    pieces: Pieces = []
+    pieces: Pieces = [cell(text, "yellow") for text in view.warnings]
     for host in view.hosts:
         if host.reason:
             pieces.append(cell(f"{host.name}: {host.reason}", "red"))
             if host.hint:
-                pieces.append(cell(f"  {host.hint}"))
+                pieces.append(cell(f"  {_hint(host)}"))
         pieces += [cell(f"{host.name}: {text}", "yellow") for text in host.warnings]
         earlier = host.errors[:-1] if host.reason else host.errors
         pieces += [cell(f"{host.name}: {text}") for text in earlier[-2:]]
     return pieces + [cell(text) for text in view.events[-3:]]
+
+
+def _hint(host: HostStatus) -> str:
+    # Nobody reads the hostfile again unasked.
+    again = f"; then `dask-runner hosts add {host.name}`" if "in the hostfile" in host.hint else ""
+    return f"{host.hint}{again}"
 
 
 def _runs(view: ClusterStatus) -> Pieces:
@@ -99,6 +105,7 @@ def _runs(view: ClusterStatus) -> Pieces:
     ]
     runs = [(run.run, run.pid, run.slots, run.demand) for run in view.runs]
     pieces: Pieces = [table("runs", ("run", ">pid", ">its slots", ">could use"), runs)]
+    pieces += [cell(f"{run.run}: {text}", "yellow") for run in view.runs for text in run.announced]
     if rows:
         columns = ("host", "run", ">batch", ">for", ">memory")
         pieces.append(table("running batches", columns, rows[:20]))

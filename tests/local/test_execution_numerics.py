@@ -97,6 +97,25 @@ SPEC = WorkloadSpec(name="workloads_for_tests:Act", configuration={})
 OUT = PlannedOutput(name="out.txt")
 
 
+def test_the_selftest_loads_nothing_heavy_here():
+    code = """
+        import json, sys
+        from dask_runner.execution import numerics
+        print(json.dumps([numerics.pinned_selftest(), "numpy" in sys.modules]))
+    """
+    assert python(code) == [numerics.pinned_selftest(), False]
+
+
+def test_another_c_library_is_asked_anew(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(numerics, "pinned_selftest", lambda: asked.append(1) or f"n {len(asked)}")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert [numerics.cached_selftest() for _ in range(2)] == ["n 1", "n 1"]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2")
+    assert [numerics.cached_selftest() for _ in range(2)] == ["n 2", "n 2"]
+
+
 @pytest.fixture
 def _here(monkeypatch, tmp_path):
     """A replay changes the folder and the environment of its process."""

@@ -228,13 +228,19 @@ def test_a_short_host_refuses_and_says_why(agents):
 
 
 def test_memory_of_the_batches_counts_where_the_host_has_a_share(agents, works, tmp_path):
-    agent = agents(memory=200_000_000, memory_ceiling=0.5)
+    agent = agents(memory=120_000_000, memory_ceiling=0.9)
     agent.wait_vitals(lambda vitals: vitals.cores, "an examination")
     assert not agent.told("heartbeat")[-1].vitals.refusal
     work = works(agent)
     work.start(act("eats", megabytes=150))
     vitals = agent.wait_vitals(lambda vitals: vitals.refusal, "a refusal")
-    assert "of 0.2 GB" in vitals.refusal
+    assert "of 0.1 GB" in vitals.refusal
+
+
+def test_a_host_that_others_have_filled_refuses_also_where_it_has_a_share(agents):
+    agent = agents(slots=0, memory=1 << 60, memory_ceiling=1e-9)
+    vitals = agent.wait_vitals(lambda vitals: vitals.refusal, "a refusal")
+    assert vitals.refusal.startswith("memory ")
 
 
 def test_operations_answer_each_with_its_value_or_its_error(agents, tmp_path):

@@ -71,6 +71,25 @@ def test_what_runs_where():
     assert "no run is using it" not in text
 
 
+def test_what_a_run_says_of_its_batches():
+    run = RunStatus(run="20261120T000000Z", pid=9, demand=8, slots=4, announced=("batch 7 fails",))
+    assert "20261120T000000Z: batch 7 fails" in shown(cluster(host(), runs=(run,)))
+
+
+def test_warnings_of_this_machine_and_of_hosts():
+    text = shown(
+        cluster(host(warnings=("it computes other bits",)), warnings=("this machine: no ticket",))
+    )
+    assert "tev01: it computes other bits" in text
+    assert "this machine: no ticket" in text
+
+
+def test_who_changes_the_hostfile_is_told_how_it_is_read_again():
+    hint = "name it: python=/PATH in the hostfile"
+    text = shown(cluster(host("tev02", Phase.LEFT_OUT, reason="no python", hint=hint)))
+    assert f"{hint}; then `dask-runner hosts add tev02`" in text
+
+
 def test_the_way_to_the_dashboard():
     assert "ssh -L 8787:localhost:1234 desk" in shown(cluster(host(), dashboard=1234))
 

@@ -55,7 +55,8 @@ class Serving:
         listener.bind(str(self._path))
         listener.listen()
         manager: Any = self.manager
-        async with await ControlServer(manager, lambda _: None).start(listener):
+        self._server = ControlServer(manager, lambda _: None)
+        async with await self._server.start(listener):
             self._ready.set()
             await self._end.wait()
 
@@ -134,3 +135,55 @@ def test_a_host_takes_nothing_from_the_end_of_its_agent_to_the_next_worker(tmp_p
     assert link.phase is Phase.DRAINING
     link.retry()
     assert not link.state(1).refusal
+
+
+class Adding:
+    """A manager that knows one host, which is left out; `added` are the hosts as they come."""
+
+    def __init__(self, hostfile: Path) -> None:
+        self.link = HostLink(Host(address="tev01", slots=4), SimpleNamespace(changed=print), None)
+        cluster = SimpleNamespace(hostfile=str(hostfile))
+        self.site = SimpleNamespace(settings=SimpleNamespace(cluster=cluster))
+        self.added: tuple[Host, ...] = ()
+
+    def links(self) -> list[HostLink]:
+        return [self.link]
+
+    def add(self, hosts: list[Host]) -> list[str]:
+        self.added = tuple(hosts)
+        return [host.address for host in hosts]
+
+
+def test_a_host_that_is_added_again_is_as_the_hostfile_says_now_and_the_user(serving, tmp_path):
+    hostfile = tmp_path / "hostfile.txt"
+    manager = serving.manager = serving._server._manager = Adding(hostfile)
+    client = ControlClient(serving)
+
+    def add(line: str) -> Host:
+        client.value(control.Add, hosts=line)
+        return manager.added[0]
+
+    assert add("tev01") == Host(address="tev01", slots=4), "what was known stands"
+    hostfile.write_text("tev01 slots=2 python=/opt/python\n")
+    assert add("tev01") == Host(address="tev01", slots=2, python="/opt/python")
+    assert add("tev01 python=/new") == Host(address="tev01", slots=2, python="/new")
+    assert add("tev02 user=ada") == Host(address="tev02", user="ada")
+    hostfile.write_text("tev01 pyton=/opt/python\n")
+    with pytest.raises(UsageError, match="pyton"):
+        add("tev01")
+    client.close()
+
+
+def test_a_host_that_is_up_stays_what_it_is_until_it_is_drained(tmp_path):
+    site: Any = SimpleNamespace(changed=lambda: None)
+    check: Any = None
+    link = HostLink(Host(address="a"), site, check)
+    agent: Any = SimpleNamespace()
+    link._agent = agent
+    link.change(Host(address="a"))
+    with pytest.raises(ClusterError, match="with what the hostfile said before") as caught:
+        link.change(Host(address="a", slots=2))
+    assert "hosts drain a" in caught.value.hint
+    link._agent = None
+    link.change(Host(address="a", slots=2))
+    assert link.host.slots == 2

@@ -212,6 +212,7 @@ def dispatch(
     progress: QuietProgress | None = None,
     control: Control | None = None,
     staging: Any = None,
+    bits: Bits | None = None,
     **rules: Any,
 ) -> None:
     events: Events = queue.SimpleQueue()
@@ -223,7 +224,7 @@ def dispatch(
         staging=staging or Staging(mode="auto", folder=manifest.folder, transfer=None, note=note),
         events=events,
         spec=manifest.state.header.workload,
-        bits=Bits([], accept=False),
+        bits=bits or Bits(accept=False),
         policy=Policy(
             attempts=attempts,
             timeout_factor=0,
@@ -497,6 +498,8 @@ def test_row_29_a_batch_that_fails_the_same_way_on_two_hosts_is_named_as_the_cul
     assert "the batch's own" in progress.last.latest_failures[-1]
     (note,) = notes(longer, "poison")
     assert (note["batch"], len(note["hosts"])) == (7, 2)
+    ((host_named, text),) = cluster.announced
+    assert (host_named, text[:27]) == ("", "batch 7 fails the same way ")
     assert not notes(longer, "quarantine")
 
 
@@ -545,6 +548,7 @@ def test_batches_that_fail_everywhere_put_no_host_aside(longer):
     assert longer.state.failed.batches == 60
     assert not notes(longer, "quarantine")
     assert len(notes(longer, "poison")) == 1, "a cause is named once"
+    assert len(cluster.announced) == 1
 
 
 def test_a_lost_host_blames_nobody_and_what_it_had_goes_elsewhere(longer):
@@ -655,6 +659,19 @@ def test_a_host_with_other_bits_is_refused_also_if_it_joins_late(longer):
     (note,) = notes(longer, "host-refused")
     assert (note["host"], note["numerics"]) == ("odd", "2")
     assert "other bits" in dict(cluster.announced)["odd"]
+    assert dict(cluster.announced)["odd"].count("(") == 2, "both are named"
+
+
+def test_a_host_with_other_bits_that_is_accepted_works_and_that_is_shown(longer):
+    cluster = StandIn(
+        lambda group, name: good(group), host("a", numerics="1"), host("odd", numerics="2")
+    )
+    dispatch(longer, cluster, bits=Bits("1", "desk", accept=True))
+    assert "odd" in cluster.places
+    assert not notes(longer, "host-refused")
+    assert dict(cluster.announced)["odd"] == (
+        "it computes other bits (2) than desk (1), where the run began; accepted on request"
+    )
 
 
 def test_the_cluster_is_told_what_the_run_could_use_and_only_when_that_changes(longer):

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_runner.errors import UsageError
-from dask_runner.hostfile import HOSTFILE_TEXT, Host, load_hosts, parse_hosts
+from dask_runner.hostfile import (
+    HOSTFILE_TEXT,
+    Host,
+    is_selected,
+    load_hosts,
+    overlaid,
+    parse_hosts,
+    select_hosts,
+)
 
 TOP = Path(__file__).parents[2]
 
@@ -146,6 +154,30 @@ def test_a_hostfile_that_others_may_write_is_refused(tmp_path):
         os.chown(path, 12345, -1)
         with pytest.raises(UsageError, match="another user"):
             load_hosts(path)
+
+
+def test_what_is_said_of_a_host_goes_before_what_was_known():
+    known = Host(address="tev01", slots=4, python="/old/python")
+    assert overlaid(known, Host(address="TEV01")) == known
+    said = Host(address="tev01", python="/new/python", user="ada")
+    assert overlaid(known, said) == Host(address="tev01", slots=4, python="/new/python", user="ada")
+    assert overlaid(None, said) == said
+
+
+@pytest.mark.parametrize(
+    ("pattern", "chosen"),
+    [
+        ("", ["tev01", "TEV02", "fe80::1"]),
+        ("TEV*", ["tev01", "TEV02"]),
+        ("[fe80::1]", ["fe80::1"]),
+        ("tev0[13]", ["tev01"]),
+        ("!tev02,tev*", ["tev01"]),
+    ],
+)
+def test_patterns_mean_the_same_for_hosts_of_a_file_and_of_a_cluster(pattern, chosen):
+    hosts = [Host(address=name) for name in ("tev01", "TEV02", "fe80::1")]
+    assert [host.address for host in select_hosts(hosts, pattern)] == chosen
+    assert [host.address for host in hosts if is_selected(host.address, pattern)] == chosen
 
 
 def test_the_written_hostfile_is_valid_and_so_are_its_examples():

@@ -41,7 +41,8 @@ def fill(placement: Placement, **options) -> Counter:
         ("!tev2", "tev1 lab1"),
         ("tev*, !tev1", "tev2"),
         ("*[12],!lab*", "tev1 tev2"),
-        ("TEV1", ""),
+        ("TEV1", "tev1"),
+        ("!LAB*", "tev1 tev2"),
     ],
 )
 def test_patterns_choose_hosts_and_leave_out(patterns, wanted):

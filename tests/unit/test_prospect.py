@@ -1,13 +1,17 @@
 """The dry test's view of hosts: where numbers of slots come from, and what a pilot batch adds."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from chain_events import evnt
 
-from dask_runner import prospect
+from dask_runner import prospect, shipping
+from dask_runner.chain import formats
 from dask_runner.cluster.status import HostStatus, Phase
+from dask_runner.errors import UsageError
 from dask_runner.execution.task import Limits
 from dask_runner.opening import Target
 from dask_runner.pilot import Pilot, measure
@@ -15,6 +19,10 @@ from dask_runner.prospect import Prospects
 from dask_runner.reports.dry_run import _prospect
 from dask_runner.settings import load_settings
 from dask_runner.workloads.command import Command
+from dask_runner.workloads.reconstruct import Reconstruct
+
+sys.path[:0] = [str(Path(__file__).parent.parent)]
+from web import serve  # noqa: E402
 
 GB = 1_000_000_000
 MB = 1_000_000
@@ -65,7 +73,7 @@ def test_a_number_that_was_fixed_needs_no_pilot(ask):
 
 
 def test_memory_limits_auto_hosts_by_the_limit_of_a_batch_and_then_by_the_pilot(ask):
-    auto = {"auto": True, "memory_free": 10 * GB}
+    auto = {"auto": True, "memory_room": 10 * GB, "memory_free": 1 * GB}
     prospects = ask(host("a", 15, **auto), host("b", 2, **auto), host("c", 15), memory=2000)
     assert prospects.auto
     assert rooms(prospects.tell(10, None)) == {"a": 4, "b": 2, "c": 15}
@@ -73,6 +81,15 @@ def test_memory_limits_auto_hosts_by_the_limit_of_a_batch_and_then_by_the_pilot(
     assert rooms(told) == {"a": 8, "b": 2, "c": 15}
     assert "over 1000 MB of the pilot" in told.hosts[0].how
     assert told.seconds == 30.0, "60 batches in three rounds of 25 slots"
+
+
+def test_a_host_that_computes_other_bits_has_no_slots_unless_it_is_accepted(ask):
+    odd = host("b", 4, other_bits="it computes other bits (1) than this machine (2)")
+    told = ask(host("a", 4), odd).tell(10, None)
+    assert rooms(told) == {"a": 4, "b": 0}
+    assert told.hosts[1].how == odd.other_bits
+    accepting = Target(accept_numerics=True)
+    assert rooms(ask(host("a", 4), odd, target=accepting).tell(10, None)) == {"a": 4, "b": 4}
 
 
 def test_the_users_limits_count(ask):
@@ -84,7 +101,7 @@ def test_the_users_limits_count(ask):
 
 
 def test_a_pilot_without_a_result_promises_no_time(ask):
-    prospects = ask(host("a", 4, auto=True, memory_free=GB))
+    prospects = ask(host("a", 4, auto=True, memory_room=GB))
     for pilot in (Pilot(skipped="there are problems"), Pilot(failure="exit-code: 3", wall=1.0)):
         told = prospects.tell(100, pilot)
         assert told.seconds == 0
@@ -93,16 +110,21 @@ def test_a_pilot_without_a_result_promises_no_time(ask):
         assert "there are problems" in text or "exit-code: 3" in text
 
 
-def pilot(code: str, **limits) -> Pilot:
-    workload = Command.from_options(
-        words=[sys.executable, "-c", code],
+def command(*words: str, shipped: bool = False) -> Command:
+    return Command.from_options(
+        words=list(words),
         number=1,
         outputs=[],
         setup=None,
         parameters="",
         merge_command="",
         seed=1,
+        shipped=shipped,
     )
+
+
+def pilot(code: str, **limits) -> Pilot:
+    workload = command(sys.executable, "-c", code)
     return measure(workload, workload.plan().batches[0], Limits(**limits))
 
 
@@ -124,9 +146,41 @@ def test_a_pilot_that_fails_says_why():
 
 
 def test_a_pilot_is_stopped_after_its_time_and_what_it_used_so_far_counts(monkeypatch):
-    monkeypatch.setattr("dask_runner.pilot._LONGEST", 2.0)
+    monkeypatch.setattr("dask_runner.pilot._LONGEST", 6.0)
     seen = pilot("x = bytearray(100_000_000)\nimport time\ntime.sleep(60)")
     assert not seen.complete
     assert seen.useful
     assert seen.max_rss >= 100 * MB
     assert 1.5 <= seen.wall < 20
+
+
+def test_a_pilot_has_what_is_shipped(tmp_path):
+    (tmp_path / "word.txt").write_text("shipped\n")
+    job = ("/bin/sh", "-c", "grep shipped $DASK_RUNNER_SHIPPED/word.txt")
+    with shipping.tried([tmp_path / "word.txt"], command(*job, shipped=True), ()) as tried:
+        batch = tried.workload.plan().batches[0]
+        seen = measure(tried.workload, batch, Limits(), shipped=tried.folder, preload=tried.preload)
+    assert seen.complete, seen.failure
+
+
+def test_a_pilot_of_an_input_from_the_web_has_a_copy_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "web").mkdir()
+    formats.write(tmp_path / "web" / "a.EVNT.root", evnt(4))
+    with serve(tmp_path / "web") as web:
+        settings = load_settings(None, {}, {"run.batch_size": 2}).settings
+        workload = Reconstruct.from_settings(settings, [f"{web.url}/a.EVNT.root"])
+        plan = workload.plan()
+        assert not plan.problems
+        seen = measure(workload, plan.batches[0], Limits(), inputs=plan.inputs)
+        assert seen.complete, seen.failure
+        web.refuse = 404
+        shutil.rmtree(tmp_path / "cache")
+        seen = measure(workload, plan.batches[0], Limits(), inputs=plan.inputs)
+        assert "could not be fetched" in seen.skipped
+
+
+def test_a_slip_in_a_pattern_is_refused_by_the_dry_test_too(ask):
+    with pytest.raises(UsageError, match="no host matches 'tve\\*'"):
+        ask(host("tev1", 4), target=Target(hosts="tev1,tve*"))
+    assert rooms(ask(host("tev1", 4), target=Target(hosts="TEV*")).tell(1, None)) == {"tev1": 4}

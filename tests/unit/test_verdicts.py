@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from dask_runner.cluster.ssh import probe_script
+from dask_runner.cluster.ssh.preflight import look_here
 from dask_runner.cluster.ssh.probe import OldPythonError, Request, probe_local
 from dask_runner.cluster.ssh.report import Check, DoubtfulPath, HostFacts, HostReport
 from dask_runner.cluster.ssh.verdicts import Expected, judge, refuse_twins, token_lifetime
@@ -186,6 +187,51 @@ def test_the_probe_sees_this_machine_as_it_is(tmp_path):
     assert found.uid == os.getuid()
     assert found.scratch == tempfile.gettempdir()
     assert found.scratch_error == ""
+
+
+def test_how_the_user_came_here_says_nothing_about_this_machine(monkeypatch):
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.7 50000 10.0.0.1 22")
+    host = Host(address="localhost", python=sys.executable)
+    assert probe_local(host, REQUEST, patience=60.0).server_address == ""
+
+
+PROGRAMS = {
+    "loginctl": 'case "$*" in *KillUserProcesses*) echo KillUserProcesses=yes;; *) echo Linger=no;; esac',
+    "klist": "echo '11/20/20 08:00:00  11/20/20 18:00:00  krbtgt/UNI@UNI'",
+}
+
+
+def test_what_may_end_a_cluster_in_the_background_is_said_also_to_who_came_by_ssh(
+    monkeypatch, tmp_path
+):
+    for name, words in PROGRAMS.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{words}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SSH_CONNECTION", "10.0.0.7 50000 10.0.0.1 22")
+
+    def warnings(**how: bool) -> dict[str, str]:
+        return {c.name: c.text for c in look_here(**how) if c.verdict == "warn"}
+
+    found = warnings(detached=True)
+    assert found["linger"].startswith("this machine: systemd ends your processes")
+    assert "this machine: its Kerberos ticket lives no more" in found["tokens"]
+    assert {*warnings(detached=False)} == {*found} - {"linger"}, "it ends with its terminal anyway"
+
+
+def test_a_limit_of_the_control_group_is_memory_that_is_not_there(monkeypatch, tmp_path):
+    free = probe_script.memory()[1]
+    for name, words in (
+        ("memory.max", "1000000"),
+        ("memory.current", "900000"),
+        ("memory.stat", "anon 100000\ninactive_file 600000\n"),
+    ):
+        (tmp_path / name).write_text(words)
+    monkeypatch.setattr(probe_script, "_cgroups", lambda: [str(tmp_path)])
+    assert free > 1_000_000
+    assert probe_script.memory() == (1_000_000, 700_000), "the cache is given up when needed"
+    (tmp_path / "memory.max").write_text("max")
+    assert probe_script.memory()[0] > 1_000_000
 
 
 def test_a_probe_file_tells_shared_folders_apart(tmp_path):

@@ -10,6 +10,7 @@ from typing import Final
 
 from dask_runner.cluster.channel import AgentConfig, SlotReport, Vitals
 from dask_runner.cluster.host.politeness import Manners, Observer, logins
+from dask_runner.cluster.ssh.probe_script import memory
 from dask_runner.execution import process_tree
 from dask_runner.execution.lease import now
 
@@ -47,9 +48,12 @@ class Physician:
     def _short_of_memory(self, total: int, free: int, slots: Sequence[SlotReport]) -> str:
         ceiling = self._config.memory_ceiling
         limit = self._config.memory
+        share = 1 - free / total if total else 0.0
+        if share > ceiling:
+            # Whoever has it: what batches may take is not there.
+            return f"memory {share:.0%} used"
         if not limit:
-            share = 1 - free / total if total else 0.0
-            return f"memory {share:.0%} used" if share > ceiling else ""
+            return ""
         used = sum(slot.rss for slot in slots)
         if used > ceiling * limit:
             # The sum counts what batches share for each of them: now it is worth to look closely.
@@ -68,13 +72,3 @@ class Physician:
         free = scratch.f_bavail * scratch.f_frsize
         short = free < self._config.scratch_floor
         return free, f"scratch has only {free / _MEGA:.0f} MB free" if short else ""
-
-
-def memory(table: Path = Path("/proc/meminfo")) -> tuple[int, int]:
-    """Total and available memory of this host in bytes."""
-    found = {}
-    for line in table.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in {"MemTotal", "MemAvailable"}:
-            found[name] = int(value.split()[0]) * 1024
-    return found.get("MemTotal", 0), found.get("MemAvailable", 0)

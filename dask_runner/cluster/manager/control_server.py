@@ -9,6 +9,7 @@ import inspect
 import logging
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -22,7 +23,7 @@ from dask_runner.cluster.manager.manager import AttachedRun, Manager
 from dask_runner.cluster.manager.shares import Wish
 from dask_runner.errors import ClusterError, RunnerError
 from dask_runner.files import text_to_path
-from dask_runner.hostfile import parse_hosts
+from dask_runner.hostfile import Host, load_hosts, overlaid, parse_hosts
 
 _log = logging.getLogger(__name__)
 
@@ -148,11 +149,13 @@ class _Connection:
         self._begin(self._push(run))
         return self._manager.site.cluster
 
-    def _add(self, request: control.Add) -> list[str]:
-        known = {link.name: link.host for link in self._manager.links()}
+    async def _add(self, request: control.Add) -> list[str]:
+        """What is said now goes before what the hostfile says now, and that before what it said."""
         hosts = parse_hosts(request.hosts, "hosts add")
-        # A known host keeps what the hostfile said of it.
-        return self._manager.add([known.get(host.address, host) for host in hosts])
+        known = {link.name.lower(): link.host for link in self._manager.links()}
+        path = self._manager.site.settings.cluster.hostfile
+        known |= await asyncio.to_thread(_hosts_in, path)
+        return self._manager.add([overlaid(known.get(h.address.lower()), h) for h in hosts])
 
     async def _push(self, run: AttachedRun) -> None:
         """Send a view whenever something changed."""
@@ -161,6 +164,13 @@ class _Connection:
             run.changed.clear()
             await _send(self._writer, self._manager.view(run))
             await asyncio.sleep(_PUSH_EVERY)
+
+
+def _hosts_in(path: str) -> dict[str, Host]:
+    """Raises UsageError for a hostfile that cannot be used; one that is gone says nothing."""
+    if not Path(path).exists():
+        return {}
+    return {host.address.lower(): host for host in load_hosts(Path(path))}
 
 
 async def _send(writer: asyncio.StreamWriter, message: Struct) -> None:

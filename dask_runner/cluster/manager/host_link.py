@@ -27,9 +27,10 @@ from dask_runner.cluster.manager.agent_link import (
 )
 from dask_runner.cluster.manager.site import Place, Site
 from dask_runner.cluster.ssh.connector import is_local, python_of, remote_command
-from dask_runner.cluster.ssh.preflight import HostReport
+from dask_runner.cluster.ssh.preflight import Check, HostReport, look_closer
 from dask_runner.cluster.status import HostStatus, Phase
 from dask_runner.errors import ClusterError, HostGoneError
+from dask_runner.execution.numerics import short
 from dask_runner.hostfile import Host
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ _GOOD_TIME = 60.0
 _LATEST = 5
 # So many workers may end before they are ready; then the host is left out, with their words.
 _VAIN = 5
+# Tickets expire within hours.
+_LOOK_AGAIN = 1800.0
 # For the start of a file transfer session.
 _SFTP_PATIENCE = 60.0
 
@@ -82,6 +85,8 @@ class HostLink:
         self._report: HostReport | None = None
         self._vitals = Vitals(reading=0.0)
         self._memory_free = 0
+        self._closer: tuple[Check, ...] = ()
+        self._looked = -_LOOK_AGAIN
         self._errors: deque[str] = deque(maxlen=_LATEST)
         self._connection: asyncssh.SSHClientConnection | None = None
         self._agent: AgentLink | None = None
@@ -161,11 +166,13 @@ class HostLink:
             cores=vitals.cores,
             memory_free=vitals.memory_free,
             memory_total=vitals.memory_total,
+            memory_room=self._memory_free,
             scratch_free=vitals.scratch_free,
             users=vitals.users,
             python=facts.python if facts else "",
             version=facts.versions.get("dask-runner", "") if facts else "",
             numerics=self.numerics,
+            other_bits=self._other_bits(),
             tunnelled=self._tunnel is not None,
             refusal=vitals.refusal,
             paused=vitals.paused,
@@ -186,6 +193,19 @@ class HostLink:
         elif self.phase is Phase.DRAINING and self.worker:
             self._enter(Phase.UP)
         self._wake.set()
+
+    def change(self, host: Host) -> None:
+        """Have it as the hostfile says now, from the next connection on. Raises ClusterError while
+        there is one.
+        """
+        if host == self.host:
+            return
+        if self._agent is not None:
+            raise ClusterError(
+                f"{self.name} is {self.phase}, with what the hostfile said before",
+                hint=f"`dask-runner hosts drain {self.name}` first, then add it again",
+            )
+        self.host = host
 
     def drain(self) -> None:
         """Give it no new batches, and end its agent when those that run have ended."""
@@ -272,6 +292,17 @@ class HostLink:
         if self._sftp is not None and self._sftp.done() and self._sftp.result() is sftp:
             self._sftp = None
         sftp.exit()
+
+    async def look_closer(self) -> None:
+        """See what may end or hinder its processes in time, if that was not done for long."""
+        due = time.monotonic() - self._looked > _LOOK_AGAIN
+        if not due or self.phase is not Phase.UP or self._connection is None:
+            return
+        self._looked = time.monotonic()
+        try:
+            self._closer = tuple(await look_closer(self.host, self._connection))
+        except ClusterError as error:
+            _log.info("%s", error)
 
     def hang_up(self) -> None:
         """End its agent, and do not dial again."""
@@ -536,8 +567,17 @@ class HostLink:
             _log.warning("%s: %s", self.name, text)
 
     def _warnings(self) -> tuple[str, ...]:
-        checks = self._report.checks if self._report else ()
+        checks = (*(self._report.checks if self._report else ()), *self._closer)
         own = f"{self.name}: "
         # The load is shown as it is now.
         found = [check for check in checks if check.verdict == "warn" and check.name != "load"]
-        return tuple(check.text.removeprefix(own) for check in found)
+        words = [check.text.removeprefix(own) for check in found]
+        if other := self._other_bits():
+            words.append(f"{other}: runs use it only with --accept-numerics")
+        return tuple(words)
+
+    def _other_bits(self) -> str:
+        ours, theirs = self._site.numerics, self.numerics
+        if not (ours and theirs) or ours == theirs:
+            return ""
+        return f"it computes other bits ({short(theirs)}) than this machine ({short(ours)})"

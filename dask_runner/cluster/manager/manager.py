@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 _END_PATIENCE = 15.0
 _EVENTS = 20
+# Of what a run says of its batches, the latest.
+_ANNOUNCED = 5
 _MORE_THAN_ANY = 1_000_000
 
 
@@ -43,6 +45,7 @@ class AttachedRun:
         self.pid = pid
         # More than any cluster has: until it says otherwise.
         self.wish = Wish(slots=_MORE_THAN_ANY)
+        self.announced: deque[str] = deque(maxlen=_ANNOUNCED)
         self.changed = asyncio.Event()
         self.changed.set()
 
@@ -56,6 +59,7 @@ class Manager:
         self.site = site
         self.generation = 0
         self.failure = ""
+        self.warnings: tuple[str, ...] = ()
         self._examiner = examiner
         self._links: dict[str, HostLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -158,7 +162,9 @@ class Manager:
         return list(self._links.values())
 
     def add(self, hosts: Iterable[Host]) -> list[str]:
-        """Dial new hosts, and known ones again that are not up. Returns their names."""
+        """Dial new hosts, and known ones again that are not up. Returns their names. Raises
+        ClusterError for one that is up and is to be another.
+        """
         if self.failure:
             raise ClusterError(f"the cluster is ending: {self.failure}")
         names = []
@@ -168,6 +174,7 @@ class Manager:
                 link = self._links[host.address] = HostLink(host, self.site, self._examiner.examine)
                 self._dial(link)
             else:
+                link.change(host)
                 link.retry()
             names.append(host.address)
         self.changed()
@@ -211,7 +218,13 @@ class Manager:
         self.changed()
 
     def announce(self, run: AttachedRun, host: str, text: str) -> None:
-        """What a run found out about a host ("": it is good again)."""
+        """What a run found out about a host ("": it is good again), or, without a host, about its
+        batches.
+        """
+        if not host:
+            run.announced.append(text)
+            self.note(f"run {run.run}: {text}")
+            return
         link = self.link(host)
         if text:
             link.announced[run.holder] = f"run {run.run}: {text}"
@@ -270,13 +283,18 @@ class Manager:
             dashboard=self._dashboard,
             failure=self.failure,
             events=tuple(self._events),
+            warnings=self.warnings,
             hostfile=site.settings.cluster.hostfile,
         )
 
     def _run_status(self, run: AttachedRun, dealt: dict[str, dict[str, int]]) -> RunStatus:
         slots = sum(dealt.get(run.holder, {}).values())
         return RunStatus(
-            run=run.run, pid=run.pid, demand=min(run.wish.slots, _MORE_THAN_ANY), slots=slots
+            run=run.run,
+            pid=run.pid,
+            demand=min(run.wish.slots, _MORE_THAN_ANY),
+            slots=slots,
+            announced=tuple(run.announced),
         )
 
     async def ask(self, host: str, operation: str, arguments: dict[str, Any]) -> Any:

@@ -64,6 +64,8 @@ class Site:
         self.scheduler_host = ""
         self.scheduler_port = 0
         self.scheduler_ready = asyncio.Event()
+        # What bits this machine computes; "" until that is known.
+        self.numerics = ""
 
     @property
     def lease(self) -> float:

@@ -20,6 +20,7 @@ from dask_runner.cluster.dask_address import free_port
 from dask_runner.cluster.manager.control_server import ControlServer
 from dask_runner.cluster.manager.examiner import Examiner
 from dask_runner.cluster.manager.manager import Manager
+from dask_runner.cluster.manager.overseer import oversee
 from dask_runner.cluster.manager.request import UpRequest
 from dask_runner.cluster.manager.site import Site
 from dask_runner.cluster.session import Session, SessionFolder
@@ -54,6 +55,7 @@ class _Up:
         self._request = request
         self._show = show
         self._end = ""
+        self._overseer: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
     async def run(self, folder: SessionFolder, listener: socket.socket) -> Farewell:
@@ -79,6 +81,8 @@ class _Up:
                 manager.start()
                 await self._until_the_end(manager)
         finally:
+            if self._overseer is not None:
+                self._overseer.cancel()
             # Also after an exception: nothing may stay on the hosts.
             farewell = await manager.end(self._end or "`up` failed")
             # Before anybody is told: who is may start the next one of this name at once.
@@ -140,6 +144,8 @@ class _Up:
                         hint="`dask-runner hosts check` looks closer; --min-hosts asks for fewer",
                     )
                 content = True
+                detached = self._request.detached
+                self._overseer = asyncio.ensure_future(oversee(manager, detached=detached))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK)
 

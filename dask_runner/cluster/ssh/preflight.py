@@ -16,7 +16,13 @@ from dask_runner.cluster.ssh.connector import ConnectError, Connector, is_local
 from dask_runner.cluster.ssh.host_keys import key_type
 from dask_runner.cluster.ssh.probe import OldPythonError, Request, probe_local, probe_remote
 from dask_runner.cluster.ssh.report import Check, HostFacts, HostReport
-from dask_runner.cluster.ssh.verdicts import Expected, judge, judge_python, refuse_twins
+from dask_runner.cluster.ssh.verdicts import (
+    Expected,
+    judge,
+    judge_closer,
+    judge_python,
+    refuse_twins,
+)
 from dask_runner.errors import ClusterError
 from dask_runner.hostfile import Host
 from dask_runner.versions import versions
@@ -29,6 +35,8 @@ __all__ = [
     "examine",
     "examine_all",
     "expecting",
+    "look_closer",
+    "look_here",
     "refuse_twins",
 ]
 
@@ -37,6 +45,8 @@ _PATIENCE: Final = 30.0
 _THOROUGH_PATIENCE: Final = 150.0
 _SELFTEST_PATIENCE: Final = 120.0
 _CLOSE_PATIENCE: Final = 2.0
+_CLOSER_PATIENCE: Final = 60.0
+_CLOSER: Final = Request(scratch="", packages=(), token="", thorough=True)
 _STAGES: Final = ("config", "name", "port", "host-key", "login")
 
 
@@ -117,6 +127,24 @@ async def examine_all(
         return report
 
     return refuse_twins(await asyncio.gather(*(one(host) for host in hosts)))
+
+
+async def look_closer(host: Host, connection: Any) -> list[Check]:
+    """What may end or hinder a host's processes in time: tickets, a full home. Raises ClusterError
+    if it does not answer.
+    """
+    facts = await probe_remote(host, connection, _CLOSER, patience=_CLOSER_PATIENCE)
+    return judge_closer(host, facts)
+
+
+def look_here(*, detached: bool) -> list[Check]:
+    """The same of this machine; and of a manager that is `detached`, what ends it at logout."""
+    host = Host(address="this machine")
+    try:
+        facts = probe_local(host, _CLOSER, patience=_CLOSER_PATIENCE)
+    except ClusterError:
+        return []  # then there is nothing to be said
+    return [check for check in judge_closer(host, facts) if detached or check.name != "linger"]
 
 
 async def _facts(host: Host, connection: Any, expected: Expected, *, thorough: bool) -> HostFacts:

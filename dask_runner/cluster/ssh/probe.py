@@ -5,6 +5,7 @@ The host needs a Python and nothing else, and nothing on it is changed. Bounded 
 
 import ast
 import asyncio
+import os
 import secrets
 import subprocess
 import time
@@ -156,9 +157,12 @@ def probe_local(host: Host, request: Request, *, patience: float) -> HostFacts:
     """The same for this machine, as a child process. Raises ClusterError."""
     answer = _Answer()
     command = remote_command(host, _words(host))
+    # How we came here ourselves says nothing about how the host is reached.
+    environment = {name: text for name, text in os.environ.items() if name != "SSH_CONNECTION"}
     try:
         done = subprocess.run(
             ["/bin/sh", "-c", command],
+            env=environment,
             input=answer.source(replace(request, call_port=0)),
             capture_output=True,
             timeout=patience,

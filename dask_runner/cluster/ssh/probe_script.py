@@ -63,7 +63,7 @@ def _say(line: str) -> None:
 
 
 def _facts(request: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    total, free = _memory()
+    total, free = memory()
     packages = _packages(request["packages"])
     uid = os.getuid()
     home = os.path.expanduser("~")
@@ -189,19 +189,27 @@ def _cores() -> int:
     return cores
 
 
-def _memory() -> tuple[int, int]:
-    """Bytes in all, and bytes that can be had now."""
-    values = {}
-    for line in _read("/proc/meminfo").splitlines():
-        name, _, value = line.partition(":")
-        values[name] = int(value.split()[0]) * 1024
-    total, free = values.get("MemTotal", 0), values.get("MemAvailable", 0)
+def memory() -> tuple[int, int]:
+    """Bytes in all, and bytes that can be had now: of the host, or of what we may have of it."""
+    values = _table("/proc/meminfo", ":")
+    total, free = values.get("MemTotal", 0) * 1024, values.get("MemAvailable", 0) * 1024
     for folder in _cgroups():
         limit, used = _read(folder + "/memory.max").strip(), _read(folder + "/memory.current")
         if limit.isdigit() and used.strip():
+            # What is only there to be read again soon is given up when it is needed.
+            cache = _table(folder + "/memory.stat", " ").get("inactive_file", 0)
             total = min(total, int(limit))
-            free = min(free, max(0, int(limit) - int(used)))
+            free = min(free, max(0, int(limit) - int(used) + cache))
     return total, free
+
+
+def _table(path: str, separator: str) -> dict[str, int]:
+    """Numbers by name, one on a line."""
+    table = {}
+    for line in _read(path).splitlines():
+        name, _, value = line.partition(separator)
+        table[name] = int(value.split()[0])
+    return table
 
 
 def _cgroups() -> list[str]:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dask_runner.cluster.ssh.report import Check, HostFacts, HostReport, Verdict
+from dask_runner.execution.numerics import short
 from dask_runner.hostfile import Host
 
 _CLOCK_WARNING: Final = 5.0
@@ -44,10 +45,21 @@ class Expected(Struct, frozen=True, kw_only=True):
     call_port: int = 0
 
 
+_NOBODY: Final = Expected(versions={}, token="")
+
+
 def judge(host: Host, facts: HostFacts, expected: Expected, *, thorough: bool) -> list[Check]:
     """All checks that the facts allow."""
     rules = [*_RULES, *(_THOROUGH_RULES if thorough else ())]
     checks = [rule(host, facts, expected) for rule in rules]
+    return [check for check in checks if check is not None]
+
+
+def judge_closer(host: Host, facts: HostFacts) -> list[Check]:
+    """What may end or hinder a host's processes in time, of facts that are as thorough; our
+    versions have no part in it.
+    """
+    checks = [rule(host, facts, _NOBODY) for rule in _IN_TIME_RULES]
     return [check for check in checks if check is not None]
 
 
@@ -264,10 +276,10 @@ def _numerics(host: Host, facts: HostFacts, expected: Expected) -> Check | None:
     return Check(
         name="numerics",
         verdict="fail",
-        text=f"{host.address}: it computes other bits ({facts.numerics[:12]}) than we do "
-        f"({expected.numerics[:12]}) with the same packages",
-        fix="another processor or C library: results would depend on the host; leave it out, or "
-        "use hosts of its kind only",
+        text=f"{host.address}: it computes other bits ({short(facts.numerics)}) than we do "
+        f"({short(expected.numerics)}) with the same packages",
+        fix="another processor or C library: results would depend on the host. Runs leave it out "
+        "unless --accept-numerics says otherwise",
     )
 
 
@@ -351,4 +363,5 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _folder,
     _ports,
 )
-_THOROUGH_RULES: Final[tuple[_Rule, ...]] = (_numerics, _users, _home, _tokens, _linger)
+_IN_TIME_RULES: Final[tuple[_Rule, ...]] = (_home, _tokens, _linger)
+_THOROUGH_RULES: Final[tuple[_Rule, ...]] = (_numerics, _users, *_IN_TIME_RULES)
