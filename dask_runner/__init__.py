@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 from dask_runner.version import __version__
 
 if TYPE_CHECKING:
-    from dask_runner.api import Run, command, generate, load_trials, open_run, reconstruct, start
+    from dask_runner.api import (
+        Run,
+        command,
+        generate,
+        load_trials,
+        open_run,
+        reconstruct,
+        start,
+        throw_trials,
+    )
     from dask_runner.trials.model import vectorised
 
 __all__ = [
@@ -21,6 +30,7 @@ __all__ = [
     "open_run",
     "reconstruct",
     "start",
+    "throw_trials",
     "vectorised",
 ]
 

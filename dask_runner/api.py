@@ -6,7 +6,7 @@ classes of `dask_runner.errors`; a failed batch is not an error but an entry of 
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from dask_runner import merge as merging
-from dask_runner import pipeline, run_folder, verify
+from dask_runner import pipeline, run_folder, trial_results, trial_runs, verify
 from dask_runner.batch import Outcome
 from dask_runner.control import Control
 from dask_runner.errors import FailedBatchesError, UsageError
@@ -22,8 +22,10 @@ from dask_runner.files import text_to_path
 from dask_runner.manifest import RunState, Verdict, read_state
 from dask_runner.opening import Target
 from dask_runner.progress import Progress, choose
+from dask_runner.seeds import Value
 from dask_runner.settings import load_settings
 from dask_runner.summary import Summary, summarize
+from dask_runner.trials.loading import TrialData
 from dask_runner.workloads.command import Command
 from dask_runner.workloads.generate import Generate
 from dask_runner.workloads.interface import Workload
@@ -85,8 +87,8 @@ class Run:
         cluster: str = "",
         hosts: str = "",
         max_slots: int = 0,
-        **overrides: Any,
         accept_numerics: bool = False,
+        **overrides: Any,
     ) -> "Run":
         """Do what is not done. `overrides` are keys of the run section of the settings; for the
         others, see `start`.
@@ -101,8 +103,8 @@ class Run:
                 max_slots=max_slots,
                 staging=now.staging,
                 cache=now.cache,
-            ),
                 accept_numerics=accept_numerics,
+            ),
         )
         with _control() as control:
             pipeline.rerun(self.path, request, control=control, progress=_progress(wanted=progress))
@@ -211,6 +213,58 @@ def open_run(timestamp: str = "last", *, runs: Path | str = "runs") -> Run:
     return Run(run_folder.find(Path(runs), timestamp))
 
 
+def throw_trials(
+    model: str,
+    number: int | str | Sequence[str],
+    *,
+    grid: Mapping[str, Iterable[Value]] | Sequence[str] = (),
+    fixed: Mapping[str, Value] | None = None,
+    batch_size: int = 0,
+    model_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Run:
+    """Throw `number` trials of each point of a model, given as on the command line: by name,
+    `package.module:function` or `./file.py:function`. `grid` holds the values of each parameter
+    (their product), or texts as of --grid; `model_options` are `config`, `workspace` ... of a
+    built-in model.
+
+    `options`: keys of the trials section (`batch_seconds` ...) and of the run section (`seed`,
+    `slots` ...), and those of `start`. Raises UsageError and BadInputError as the command does.
+    """
+    sections, rest = _split(options, "trials")
+    settings = _settings(sections, rest)
+    target = _target(settings, rest)
+    request = trial_runs.TrialRequest(
+        model=model,
+        grid=tuple(grid) if not isinstance(grid, Mapping) else tuple(map(_axis, grid.items())),
+        fixed=tuple(f"{name}={value}" for name, value in (fixed or {}).items()),
+        counts=(number,) if isinstance(number, str) else _counts(number),
+        options=dict(model_options or {}),
+        batch_size=batch_size,
+    )
+    planned = trial_runs.plan(request, settings, target)
+    rest["ship"] = (*planned.ship, *rest.get("ship", ()))
+    return _start(planned.workload, settings, **rest)
+
+
+def _axis(item: tuple[str, Iterable[Value]]) -> str:
+    name, values = item
+    return f"{name}={','.join(map(str, values))}"
+
+
+def _counts(number: int | Sequence[str]) -> tuple[str, ...]:
+    return (str(number),) if isinstance(number, int) else tuple(number)
+
+
+def load_trials(*timestamps: str, runs: Path | str = "runs", partial: bool = False) -> TrialData:
+    """The trials of one or more runs of the same model (default: the last run).
+
+    Raises FailedBatchesError if batches are not done, unless `partial`.
+    """
+    paths = [run_folder.find(Path(runs), timestamp) for timestamp in timestamps or ("last",)]
+    return trial_results.load(paths, partial=partial)
+
+
 _START_OPTIONS = {
     *("runs", "output_dir", "label", "first", "settings", "import_path", "progress"),
     *("skip_bad_inputs", "ship", "cluster", "hosts", "max_slots", "accept_numerics"),
@@ -258,13 +312,7 @@ def _start(
         import_path=tuple(str(Path(path).absolute()) for path in options.get("import_path", ())),
         ship=tuple(Path(path) for path in options.get("ship", ())),
         skip_bad_inputs=options.get("skip_bad_inputs", False),
-        target=Target(
-            cluster=options.get("cluster", settings.cluster.name),
-            hosts=options.get("hosts", ""),
-            max_slots=options.get("max_slots", 0),
-            staging=settings.cluster.staging,
-            cache=settings.cluster.cache,
-        ),
+        target=_target(settings, options),
     )
     with _control() as control:
         folder, manifest = pipeline.create(request)
@@ -274,11 +322,21 @@ def _start(
                 manifest,
                 first=request.first,
                 target=request.target,
-            accept_numerics=options.get("accept_numerics", False),
                 control=control,
                 progress=_progress(wanted=progress),
             )
     return Run(folder.path)
+
+
+def _target(settings: Any, options: Mapping[str, Any]) -> Target:
+    return Target(
+        cluster=options.get("cluster", settings.cluster.name),
+        hosts=options.get("hosts", ""),
+        max_slots=options.get("max_slots", 0),
+        staging=settings.cluster.staging,
+        cache=settings.cluster.cache,
+        accept_numerics=options.get("accept_numerics", False),
+    )
 
 
 @contextmanager

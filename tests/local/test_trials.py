@@ -40,6 +40,17 @@ def test_batch_size_extension_and_order_change_no_number(product):
     assert sum(line["counters"]["trials"] for line in product.lines("outcome")) == 3000
 
 
+def test_the_same_from_python(product, monkeypatch):
+    product.run(*words("simple", "--seed", "7", n="50"))
+    whole = table(product)
+    monkeypatch.chdir(product.folder)
+    run = dask_runner.throw_trials(
+        f"{MODEL}:simple", 50, grid={"mass": range(1, 4)}, seed=7, batch_size=9, slots=2
+    )
+    assert run.summary.verdict == "done"
+    assert table(product, run.timestamp) == whole
+
+
 def test_more_points_and_numbers_that_differ(product):
     product.run(*words("simple", "-n", "mass=3:50"))
     trials = dask_runner.load_trials(runs=product.runs)
