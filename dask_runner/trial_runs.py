@@ -226,10 +226,11 @@ def unsatisfied(
     workload, demands = workload_of(state), []
     for point, there in trials:
         have = len(there)
-        seen = there.first_trials(looked_at(have))
+        limit = most.get(workload.point_key(point), MOST)
+        seen = there.first_trials(looked_at(have, limit))
         if all(condition.holds(seen) for condition in conditions):
             continue
-        wanted = next_number(have, most.get(workload.point_key(point), MOST))
+        wanted = next_number(have, limit)
         if wanted > have:
             demands.append(Demand(point=point, trials=wanted))
     return demands

@@ -6,7 +6,7 @@ the first trials in order of their index, so that the answer does not depend on 
 
 import re
 from collections.abc import Callable
-from math import ceil, inf, sqrt
+from math import inf, sqrt
 from typing import Final
 
 import numpy as np
@@ -75,14 +75,14 @@ def parse(text: str) -> Condition:
     )
 
 
-def looked_at(have: int) -> int:
-    """The last number of trials, of those there are, at which a condition is looked at; 0 if there
-    are too few.
-    """
-    number = 0
-    while next_number(number, have) > number:
-        number = next_number(number, have)
-    return number if number >= FIRST or not have else have
+def looked_at(have: int, most: int) -> int:
+    """At how many of the trials that there are a condition is looked at."""
+    if have >= most or have < FIRST:
+        return have
+    number = FIRST
+    while 2 * number <= have:
+        number *= 2
+    return number
 
 
 def next_number(have: int, most: int) -> int:
@@ -91,13 +91,6 @@ def next_number(have: int, most: int) -> int:
     while number <= have:
         number *= 2
     return max(have, min(number, most))
-
-
-def estimate(value: float, bound: float, have: int) -> int:
-    """About how many trials an error that falls with the square root of their number takes."""
-    if not np.isfinite(value) or bound <= 0:
-        return 0
-    return ceil(have * (value / bound) ** 2)
 
 
 def _error(trials: TrialData, field: str, share: str) -> float:
@@ -136,7 +129,7 @@ def _cls_error(trials: TrialData, place: str) -> float:
     if not len(q_b):
         return inf
     observed = float(np.quantile(q_b, float(sigma_to_p(-_number(place)))))
-    return float(cls(trials.column("q_sb"), q_b, observed).cls_error)
+    return float(cls(trials.column("q_sb"), q_b, observed).error)
 
 
 _QUANTITIES: dict[str, Callable[..., float]] = {

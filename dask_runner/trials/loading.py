@@ -145,9 +145,10 @@ class TrialData:
         table = self.table
         if field not in (table.dtype.names or ()):
             raise UsageError(f"no field {field!r}", hint=f"there are: {', '.join(self.fields)}")
+        values: npt.NDArray[Any] = table[field]
         if FAILED not in (table.dtype.names or ()) or not table[FAILED].any():
-            return table[field]
-        return table[field][~table[FAILED]]
+            return values
+        return values[~table[FAILED]]
 
     def __getattr__(self, field: str) -> npt.NDArray[Any]:
         if field.startswith("_"):
