@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from msgspec.structs import replace
 from scipy import special
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
@@ -122,7 +123,8 @@ def isotonic_curve(counted: Counted) -> IsotonicCurve | None:
 
 class FittedCurve(Struct, frozen=True, kw_only=True):
     """A curve of maximum likelihood; `p` of its deviance, NaN if there is nothing to test. With an
-    `anchor` the curve starts there; `skewed`: the skewness was free.
+    `anchor` the curve starts there; `skewed`: the skewness was free. `others`: the best of families
+    that are less likely here, but may not be so for other trials.
     """
 
     curve: CdfCurve
@@ -130,6 +132,7 @@ class FittedCurve(Struct, frozen=True, kw_only=True):
     likelihood: float
     anchor: float | None
     skewed: bool
+    others: tuple["FittedCurve", ...] = ()
 
 
 def cdf_curve(counted: Counted) -> FittedCurve | None:
@@ -146,20 +149,25 @@ def cdf_curve(counted: Counted) -> FittedCurve | None:
     # just there (no background: the common case), which only a family of its own can follow.
     anchors = (None, float(counted.signal[0])) if skewed and counted.k[0] == 0 else (None,)
     fits = [_fit(counted, anchor, skewed=skewed) for anchor in anchors]
-    best = max(fits, key=lambda fit: fit.likelihood)
-    return best if np.isfinite(best.curve.mean + best.curve.width) else None
+    best, *others = sorted(fits, key=lambda fit: -fit.likelihood)
+    if not np.isfinite(best.curve.mean + best.curve.width):
+        return None
+    return replace(best, others=tuple(others))
 
 
 def refitted(fit: FittedCurve, counted: Counted, k: Floats, fraction: float) -> Floats:
     """The signal strength with this fraction for other counts at the same points, starting at a
     fitted curve: for bootstrap errors. `k`: (replicates, points); shape: (replicates,).
     """
-    start = np.array([fit.curve.mean, np.log(fit.curve.width), fit.curve.skewness])
-    starts = np.broadcast_to(start, (len(k), 3))
-    family = _Family(signal=counted.signal, n=counted.n, anchor=fit.anchor, skewed=fit.skewed)
-    fitted, _ = family.scoring(starts, k)
-    z = _standard_quantile(fraction, fitted[:, 2])
-    return np.asarray(fitted[:, 0] + np.exp(fitted[:, 1]) * z)
+    found, likelihood = np.full(len(k), np.nan), np.full(len(k), -np.inf)
+    for one in (fit, *fit.others):
+        start = np.array([one.curve.mean, np.log(one.curve.width), one.curve.skewness])
+        family = _Family(signal=counted.signal, n=counted.n, anchor=one.anchor, skewed=one.skewed)
+        fitted, reached = family.scoring(np.broadcast_to(start, (len(k), 3)), k)
+        z = _standard_quantile(fraction, fitted[:, 2])
+        found = np.where(reached > likelihood, fitted[:, 0] + np.exp(fitted[:, 1]) * z, found)
+        likelihood = np.maximum(likelihood, reached)
+    return found
 
 
 def _fit(counted: Counted, anchor: float | None, *, skewed: bool) -> FittedCurve:
@@ -224,14 +232,18 @@ class _Family(Struct, frozen=True, kw_only=True, eq=False):
         now = self._moved(starts, np.zeros_like(starts))
         best = self._likelihood(now, k)
         damping = np.full(len(now), 1e-3)
+        moving = np.arange(len(now))
         for _ in range(_STEPS):
-            trial = self._moved(now, self._step(now, k, damping))
-            found = self._likelihood(trial, k)
-            better = found > best
-            gain = np.where(better, found - best, 0.0)
-            now[better], best = trial[better], np.where(better, found, best)
-            damping = np.where(better, damping / 10, damping * 10)
-            if np.all((gain < _CLOSE) & (better | (damping > _STUCK))):
+            here = now[moving]
+            trial = self._moved(here, self._step(here, k[moving], damping[moving]))
+            found = self._likelihood(trial, k[moving])
+            gain = found - best[moving]
+            better = gain > 0
+            now[moving[better]] = trial[better]
+            best[moving[better]] = found[better]
+            damping[moving] *= np.where(better, 0.1, 10.0)
+            moving = moving[np.where(better, gain > _CLOSE, damping[moving] < _STUCK)]
+            if not len(moving):
                 break
         return now, best
 

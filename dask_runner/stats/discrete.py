@@ -14,7 +14,7 @@ from msgspec import Struct
 from dask_runner.errors import UsageError
 from dask_runner.stats.arrays import Floats, trials_of
 from dask_runner.stats.distribution import REACH, PValue
-from dask_runner.stats.pvalues import clopper_pearson
+from dask_runner.stats.pvalues import clopper_pearson, sigma_to_p
 from dask_runner.stats.quantiles import Quantile
 
 # The same count may give values that differ in the last bits, depending on how it was computed.
@@ -93,6 +93,10 @@ class DiscreteTSD(Struct, frozen=True, kw_only=True, eq=False):
     def quantile(self, q: float) -> Quantile:
         """The smallest value with P(TS <= value) >= q: isf(1 - q)."""
         return self.isf(1 - q)
+
+    def threshold(self, sigma: float) -> Quantile:
+        """The TS of a one-sided significance: isf of its p-value."""
+        return self.isf(float(sigma_to_p(sigma)))
 
     def critical(self, p: float) -> float:
         """The smallest value c with P(TS >= c) <= p: what at least has to be seen.

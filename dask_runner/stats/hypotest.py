@@ -231,21 +231,24 @@ class _Point(Struct, frozen=True, kw_only=True, eq=False):
 
     def replicated(self, counted: _Counted, replicates: int, rng: np.random.Generator) -> _Counted:
         return _Counted(
-            k_sb=rng.binomial(counted.n_sb, counted.k_sb / counted.n_sb, replicates),
+            k_sb=_drawn(counted.k_sb, counted.n_sb, rng, replicates),
             n_sb=counted.n_sb,
-            k_b=rng.binomial(counted.n_b, counted.k_b / counted.n_b, replicates),
+            k_b=_drawn(counted.k_b, counted.n_b, rng, replicates),
             n_b=counted.n_b,
         )
 
     def replicated_expected(
         self, alpha: float, replicates: int, rng: np.random.Generator
     ) -> _Counted:
-        ranks = resampled_ranks(len(self.b), self._rank(alpha), replicates, rng)
-        counted = self.at(self.b[ranks])
-        # p_b is alpha by construction: q moves instead, which resampled ranks account for.
-        k_b = np.broadcast_to(self.expected(alpha).k_b, replicates)
+        rank = self._rank(alpha)
+        found = resampled_ranks(len(self.b), rank, replicates, rng)
+        counted = self.at(self.b[found])
+        # Of a sample drawn again, the trials from this rank on are at or above its q: q moves, p_b
+        # does not. Those before are anywhere below, so some may have an equal q.
+        equal = np.maximum(0.0, 1 - (counted.n_b - counted.k_b) / np.maximum(found, 1))
+        k_b = len(self.b) - rank + rng.binomial(rank, equal)
         return _Counted(
-            k_sb=rng.binomial(counted.n_sb, counted.k_sb / counted.n_sb),
+            k_sb=_drawn(counted.k_sb, counted.n_sb, rng, replicates),
             n_sb=counted.n_sb,
             k_b=k_b,
             n_b=counted.n_b,
@@ -254,6 +257,11 @@ class _Point(Struct, frozen=True, kw_only=True, eq=False):
     def _rank(self, alpha: float) -> int:
         """The largest q that a share alpha of the background trials reaches."""
         return len(self.b) - int(np.ceil(len(self.b) * alpha - _ROUNDING))
+
+
+def _drawn(k: Any, n: int, rng: np.random.Generator, replicates: int) -> Any:
+    """Counts in trials drawn again, (replicates,). None counts as half a trial: it has an error."""
+    return rng.binomial(n, np.maximum(k, _HALF) / n, replicates)
 
 
 def _check_scan(*scans: Mapping[float, Any]) -> None:

@@ -5,14 +5,15 @@ Owns what a quantile is told with: where it comes from and how far to trust it. 
 outside (0, 1); an interval that would need trials beyond the extreme ones is open.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
+from math import ceil, floor
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 from scipy import special
+from scipy.optimize import brentq
 
 from dask_runner.errors import UsageError
 from dask_runner.stats.arrays import Floats, trials_of
@@ -21,6 +22,9 @@ from dask_runner.stats.pvalues import ONE_SIGMA, checked_level
 # trials: counted; fit: from a distribution fitted to the trials, beyond them; exact: from a known
 # distribution; given: the caller's number.
 Source = Literal["trials", "fit", "exact", "given"]
+
+# As close to 0 and 1 as a share of order statistics is looked for.
+_EDGE = 1e-13
 
 
 class FitQuality(Struct, frozen=True, kw_only=True):
@@ -77,10 +81,10 @@ def quantile(values: npt.ArrayLike, q: float, *, level: float = ONE_SIGMA) -> Qu
     """The `q` quantile of trials and its interval.
 
     Value: linear between the two order statistics around rank 1 + (n-1) q (number 7 of Hyndman and
-    Fan, Am. Stat. 50 (1996) 361; numpy's default). Interval: the order statistics r and s between
-    which the true quantile is with probability P(r <= K < s) >= level for K ~ Binomial(n, q)
-    (David and Nagaraja, Order Statistics, 7.1): right for every continuous distribution. An end
-    that would be beyond the extreme trials is infinite.
+    Fan, Am. Stat. 50 (1996) 361; numpy's default). Interval: order statistics, which are below the
+    true quantile with probabilities that are beta functions of their rank alone, so for every
+    continuous distribution; between two ranks linear, which meets the level closely (Hutson, J.
+    Appl. Stat. 26 (1999) 343). An end that would be beyond the extreme trials is infinite.
 
     `values`: (trials,); the unit is theirs. Raises UsageError for other shapes, NaN, no trials,
     q outside (0, 1).
@@ -96,10 +100,20 @@ def quantiles(
     for q in qs:
         _checked(q)
     n = len(trials)
-    ranks = [_ranks(n, q, level) for q in qs]
-    wanted = {rank for r in ranks for rank in r if 0 <= rank < n}
+    ranks = [((n - 1) * q, *interval_ranks(n, q, level)) for q in qs]
+    wanted = {beside for three in ranks for rank in three for beside in _beside(rank, n)}
     ordered = np.partition(trials, sorted(wanted))
-    return [_from_ranks(ordered, q, rank, n) for q, rank in zip(qs, ranks, strict=True)]
+    return [
+        Quantile(
+            q=q,
+            value=_at(ordered, middle),
+            low=_at(ordered, low),
+            high=_at(ordered, high),
+            source="trials",
+            n=n,
+        )
+        for q, (middle, low, high) in zip(qs, ranks, strict=True)
+    ]
 
 
 def relative_error(values: npt.ArrayLike, q: float = 0.5) -> float:
@@ -124,29 +138,39 @@ def resampled_ranks(
     return np.minimum((uniform * n).astype(np.intp), n - 1)
 
 
-def _ranks(n: int, q: float, level: float) -> tuple[int, int, int, int]:
-    """Indices from 0: the two around the value, the ends of the interval (-1 or n: open)."""
-    at = (n - 1) * q
-    below = int(at)
+def interval_ranks(n: int, q: float, level: float) -> tuple[float, float]:
+    """Ranks from 0, not whole, of the ends of the interval of a quantile; below 0 or above n - 1 if
+    the end is open.
+    """
     side = (1 - checked_level(level)) / 2
-    # K trials are below the true quantile: P(K <= k) and P(K > k) are beta functions.
-    first = bisect_left(range(n), side, key=lambda k: special.betaincc(k + 1, n - k, q)) - 1
-    last = bisect_left(range(n), -side, key=lambda k: -special.betainc(k + 1, n - k, q))
-    return below, min(below + 1, n - 1), first, last
+
+    def rank(probability: float) -> float:
+        """Where the order statistic is below the quantile with this probability."""
+        share = brentq(
+            lambda u: special.betainc((n + 1) * u, (n + 1) * (1 - u), q) - probability,
+            _EDGE,
+            1 - _EDGE,
+            xtol=_EDGE,
+        )
+        return float((n + 1) * share - 1)
+
+    return rank(1 - side), rank(side)
 
 
-def _from_ranks(ordered: Floats, q: float, ranks: tuple[int, int, int, int], n: int) -> Quantile:
-    below, above, first, last = ranks
-    share = (n - 1) * q - below
-    value = ordered[below] + share * (ordered[above] - ordered[below])
-    return Quantile(
-        q=q,
-        value=float(value),
-        low=float(ordered[first]) if first >= 0 else -np.inf,
-        high=float(ordered[last]) if last < n else np.inf,
-        source="trials",
-        n=n,
-    )
+def _beside(rank: float, n: int) -> list[int]:
+    """The whole ranks between which one is; none beyond the extreme trials."""
+    return [floor(rank), ceil(rank)] if 0 <= rank <= n - 1 else []
+
+
+def _at(ordered: Floats, rank: float) -> float:
+    """Linear between order statistics; infinite beyond."""
+    beside = _beside(rank, len(ordered))
+    if not beside:
+        return -np.inf if rank < 0 else np.inf
+    below, above = (float(ordered[i]) for i in beside)
+    # Equal neighbours exactly so, and no difference that might overflow.
+    share = rank - beside[0]
+    return below if below == above else (1 - share) * below + share * above
 
 
 def _checked(q: float) -> None:
