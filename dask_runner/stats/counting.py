@@ -44,15 +44,14 @@ def upper_limit(n: npt.ArrayLike, b: npt.ArrayLike = 0.0, level: float = 0.95) -
 
     Shapes as numpy broadcasts them. Raises UsageError for negative numbers and n not whole.
     """
-    seen, expected = np.broadcast_arrays(_whole(n), _events(b, "b"))
+    counts, background = _whole(n), _events(b, "b")
     left = 1 - checked_level(level)
-    share = left * special.gammaincc(seen + 1, expected)
-    limit = np.asarray(special.gammainccinv(seen + 1, share) - expected)
-    # Far below the background the shares are too small for a float, or their difference is noise.
-    for place in np.argwhere((share < _NEGLIGIBLE) | (limit < 0)):
-        index = tuple(place)
-        limit[index] = _limit_far_below(int(seen[index]), float(expected[index]), left)
-    return limit[()]
+    if background.ndim == 0 and counts.size and counts.max() < counts.size:
+        # Trials repeat few counts: each is solved once.
+        table = _limits(np.arange(counts.max() + 1), background, left)
+        return table[counts.astype(np.intp)]
+    seen, expected = np.broadcast_arrays(counts, background)
+    return _limits(seen, expected, left)[()]
 
 
 def cls_limit(n: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Any:
@@ -164,6 +163,18 @@ def _signal(count: Any, b: Floats, beta: float) -> Any:
     if np.any(signal < 0):
         raise UsageError(f"a share of {beta:g} passes without any signal; choose a larger one")
     return signal[()]
+
+
+def _limits(seen: Floats, expected: Floats, left: float) -> Any:
+    """The limits of `upper_limit` one by one, of the shape of `seen`."""
+    expected = np.broadcast_to(expected, seen.shape)
+    share = left * special.gammaincc(seen + 1, expected)
+    limit = np.asarray(special.gammainccinv(seen + 1, share) - expected)
+    # Far below the background the shares are too small for a float, or their difference is noise.
+    for place in np.argwhere((share < _NEGLIGIBLE) | (limit < 0)):
+        index = tuple(place)
+        limit[index] = _limit_far_below(int(seen[index]), float(expected[index]), left)
+    return limit
 
 
 def _limit_far_below(n: int, b: float, left: float) -> float:

@@ -51,6 +51,15 @@ def test_limits_solve_their_equation(n, b):
     assert _log_at_most(n, s + b) - _log_at_most(n, b) == pytest.approx(math.log(0.05), abs=1e-6)
 
 
+def test_limits_of_many_trials_are_those_of_each():
+    n = np.random.default_rng(1).poisson(5.0, (100, 100))
+    many = counting.upper_limit(n, 2.0)
+    assert many.shape == n.shape
+    assert np.array_equal(many, counting.upper_limit(n, np.full(n.shape, 2.0)))
+    assert counting.upper_limit([], 2.0).shape == (0,)
+    assert isinstance(counting.upper_limit(3, 2.0), float)
+
+
 @given(st.integers(0, 300), st.floats(0, 200), st.floats(0.5, 0.99))
 def test_limits_rise_with_events_and_fall_with_background(n, b, level):
     here = counting.upper_limit(n, b, level)
