@@ -1,6 +1,8 @@
 """Models of trials for tests: what a user may write, and what may go wrong in it."""
 
+import faulthandler
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -44,3 +46,19 @@ def noisy(rng, mass):
 def leaks(rng, mass, hoard=[]):  # noqa: B006
     hoard.append(bytearray(5_000_000))
     return rng.random()
+
+
+def troubled(rng, mass):
+    """Goes wrong in every way that a trial can; by its random number, so always in the same trials."""
+    x = rng.random()
+    if x >= 0.12:
+        return x
+    kind = int(x / 0.02)
+    if kind == 0:
+        raise ValueError("no fit")
+    if kind == 1:
+        faulthandler.disable()
+        os.kill(os.getpid(), signal.SIGSEGV)
+    while kind == 2:
+        pass
+    return [float("nan"), "text", None][kind - 3]

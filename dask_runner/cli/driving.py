@@ -19,7 +19,6 @@ from dask_runner.errors import (
     EXIT_DONE,
     EXIT_FAILED_BATCHES,
     EXIT_INTERRUPTED,
-    UsageError,
 )
 
 if TYPE_CHECKING:
@@ -115,9 +114,7 @@ def dispatch(
 
         show_dry_run(dry_run(request), json=manner.json)
     if manner.detach:
-        if more is not None:
-            raise UsageError("--until and --detach do not go together yet", hint="use tmux, nohup")
-        _create_and_detach(request, manner)
+        _create_and_detach(request, manner, until=more is not None)
     _run(request, manner, more)
 
 
@@ -132,8 +129,10 @@ def extended(path: Path, manner: Manner, *, more: "More | None" = None) -> None:
         target=manner.target,
         label=manner.label,
     )
-    if manner.detach:
+    if manner.detach and more is None:
         detach(path, request, json=manner.json)
+    if manner.detach:
+        go_on_detached(path, json=manner.json)
     control = Control()
     with control.signals():
         summary = _rerun(path, request, control, manner)
@@ -186,12 +185,14 @@ def _run(request: "RunRequest", manner: Manner, more: "More | None") -> None:
     _finish(summary, control, json=manner.json)
 
 
-def _create_and_detach(request: "RunRequest", manner: Manner) -> None:
+def _create_and_detach(request: "RunRequest", manner: Manner, *, until: bool) -> None:
     from dask_runner import pipeline
 
     folder, manifest = pipeline.create(request)
     # The background driver takes the lock anew: a lock does not survive fork and exec.
     manifest.close()
+    if until:
+        go_on_detached(folder.path, json=manner.json)
     selection = pipeline.Selection(first=request.first)
     resume = pipeline.RerunRequest(
         selection=selection, argv=request.argv, resume=True, target=request.target
@@ -200,20 +201,32 @@ def _create_and_detach(request: "RunRequest", manner: Manner) -> None:
 
 
 def detach(path: Path, request: Any, *, json: bool) -> None:
-    """Start the driver in a session of its own and wait until it holds the run's lock."""
+    """Do a rerun in a session of its own; returns when it holds the run's lock."""
     import msgspec
 
+    words = ["drive", os.fspath(path.absolute()), msgspec.json.encode(request).decode()]
+    _in_background(path, words, json=json)
+
+
+def go_on_detached(path: Path, *, json: bool) -> None:
+    """Go on in the background with the command that was given, as an extension of its run."""
+    words = [word for word in sys.argv[1:] if word not in {"--detach", "--json"}]
+    if "--extend" not in words:
+        words += ["--extend", path.name]
+    if "--runs" not in words:
+        words += ["--runs", os.fspath(path.parent)]
+    _in_background(path, words, json=json)
+
+
+def _in_background(path: Path, words: list[str], *, json: bool) -> None:
+    """Start a driver in a session of its own and wait until it holds the run's lock."""
     from dask_runner.manifest import lock_holder
 
     folder = run_folder.RunFolder.at(path)
     with folder.driver_log.open("ab") as log:
         driver = subprocess.Popen(
-            [
-                # -P: no module is imported from the folder that the user happens to be in.
-                *(sys.executable, "-P", "-m", "dask_runner", "drive"),
-                os.fspath(path.absolute()),
-                msgspec.json.encode(request).decode(),
-            ],
+            # -P: no module is imported from the folder that the user happens to be in.
+            [sys.executable, "-P", "-m", "dask_runner", *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -226,9 +239,9 @@ def detach(path: Path, request: Any, *, json: bool) -> None:
             break
         time.sleep(0.05)
     if driver.poll() not in {None, EXIT_DONE, EXIT_FAILED_BATCHES}:
-        words = folder.driver_log.read_text(errors="replace")[-_TAIL:]
+        said = folder.driver_log.read_text(errors="replace")[-_TAIL:]
         err.print(f"the background driver ended at once; {folder.driver_log} says:", markup=False)
-        err.print(words, markup=False)
+        err.print(said, markup=False)
         raise typer.Exit(driver.returncode)
     if json:
         print_json({"run": path.name, "pid": driver.pid, "log": os.fspath(folder.driver_log)})

@@ -224,12 +224,14 @@ def _extend(
     from dask_runner import pipeline, trial_runs
     from dask_runner.manifest import read_state
 
-    values, target = loaded.settings, manner.target
-    more = None
+    make = partial(trial_runs.extension, request, loaded.settings, manner.target)
     if until:
         goal = trial_runs.goal(request, until)
-        more = partial(trial_runs.more, goal, values, target, err.print)
-    make = more or partial(trial_runs.extension, request, values, target)
+        more = partial(trial_runs.more, goal, loaded.settings, manner.target, err.print)
+        if not manner.dry:
+            # What is pending is done first: conditions are about what there is then.
+            driving.extended(path, manner, more=more)
+        make = more
     if manner.dry:
         extension = make(read_state(path))
         err.print(
@@ -239,7 +241,7 @@ def _extend(
         raise typer.Exit
     number = pipeline.extend(path, make)
     err.print(f"run {escape(path.name)}: {number} new batches")
-    driving.extended(path, manner, more=more)
+    driving.extended(path, manner)
 
 
 def _with_seed_of(path: Path, loaded: "LoadedSettings") -> "LoadedSettings":

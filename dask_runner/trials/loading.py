@@ -148,7 +148,8 @@ class TrialData:
         values: npt.NDArray[Any] = table[field]
         if FAILED not in (table.dtype.names or ()) or not table[FAILED].any():
             return values
-        return values[~table[FAILED]]
+        good: npt.NDArray[Any] = values[~table[FAILED]]
+        return good
 
     def __getattr__(self, field: str) -> npt.NDArray[Any]:
         if field.startswith("_"):

@@ -179,6 +179,37 @@ def test_floods_and_leaks(product):
     product.check(finished=True)
 
 
+def test_every_trouble_of_single_trials_in_one_run(product):
+    """Raises, hangs, crashes, gives NaN, text or nothing: each is a failed trial with its cause."""
+    product.run(
+        *words(
+            "troubled",
+            "--trial-timeout",
+            "1",
+            "--max-failed-share",
+            "0.5",
+            grid="mass=1,2",
+            n="150",
+        )
+    )
+    causes = {}
+    for path in (product.last / "outputs").glob("*.failed.json"):
+        for one in json.loads(path.read_text()):
+            causes[one["cause"]] = causes.get(one["cause"], 0) + len(one["trials"])
+    assert causes.keys() == {
+        "ValueError: no fit",
+        "crashed: SIGSEGV",
+        "took longer than # s (--trial-timeout)",
+        "field 'value' is NaN",
+        "field 'value' is not a number: 'text'",
+        "field 'value' is not a number: None",
+    }
+    trials = dask_runner.load_trials(runs=product.runs)
+    assert trials.failed == sum(causes.values()) < 60
+    assert trials.value.min() >= 0.12
+    product.check(finished=True)
+
+
 def test_a_dry_test_tells_the_cost(product):
     done = product.run(*words("simple", "-t", n="1000"))
     assert "3000 trials at 3 points; fields x, n" in done.stdout
@@ -212,7 +243,13 @@ def test_until_is_looked_at_at_fixed_numbers(product):
     assert len(trials) in {4000, 8000}
     product.check(finished=True)
     again = product.run("trials", "--extend", "last", "--until", condition, "-n", "16000", "-q")
-    assert "0 new batches" in again.stderr
+    assert "need more" not in again.stderr
+    finer = ["--until", "relative_error(x, 0.5) < 0.0015", "-n", "16000", "--detach", "-q"]
+    product.run("trials", "--extend", "last", *finer)
+    product.run("wait", "last")
+    more = dask_runner.load_trials(runs=product.runs)
+    assert len(more) > len(trials)
+    product.check(finished=True)
     told = product.run(*words("simple", "-t", "--until", "exceedances(x, 5sigma) >= 10", n="1000"))
     assert "takes 3.5e+07 trials" in told.stderr
     assert "will not be reached" in told.stderr
