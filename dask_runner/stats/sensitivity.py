@@ -27,6 +27,8 @@ _BAD_FIT = 1e-3
 # Warn if so large a share of bootstrap samples has no crossing.
 _MOST_LOST = 0.02
 _MEDIAN = 0.5
+# What minimisers leave of a zero is above this.
+_NEGATIVE = -1e-3
 _JOINED = (
     "no simple curve describes the fractions: they are joined, not fitted; signal strengths close"
     " to the result make it safer"
@@ -99,7 +101,8 @@ def sensitivity(
     signal trials, each fitted anew. The one-sided convention of neutrino astronomy (e.g. Braun et
     al., Astropart. Phys. 29 (2008) 299).
 
-    Raises UsageError for NaN, empty points, and if the curve does not pass `beta` within the signal
+    Raises UsageError for NaN, empty points, background test statistics that are negative (as a list;
+    DiscreteTSD takes any), and if the curve does not pass `beta` within the signal
     strengths given: the message says which ones are needed.
     """
     return passing(background, signal, p=_MEDIAN, beta=beta, replicates=replicates, rng=rng)
@@ -188,7 +191,13 @@ def _thresholds(
         return background, np.full(replicates, background.value)
     distribution: Any = background
     if not hasattr(background, "resampled_isf"):
-        distribution = Chi2TSD.fit(background)
+        ts = trials_of(background, "background")
+        if ts.min() < _NEGATIVE:
+            raise UsageError(
+                f"test statistics without signal go down to {ts.min():.3g}: no chi2 with zeros",
+                hint="DiscreteTSD.from_trials counts them; Chi2TSD.fit takes negative ones as 0",
+            )
+        distribution = Chi2TSD.fit(ts)
     return distribution.isf(p), distribution.resampled_isf(p, replicates, rng)
 
 

@@ -6,6 +6,7 @@ from scipy import stats
 
 from dask_runner.errors import UsageError
 from dask_runner.stats import counting, curves
+from dask_runner.stats.discrete import DiscreteTSD
 from dask_runner.stats.distribution import Chi2TSD
 from dask_runner.stats.sensitivity import discovery_potential, given, sensitivity
 
@@ -169,6 +170,16 @@ def test_a_step_between_two_strengths_is_refused():
 def test_trials_that_say_nothing_are_refused(signal):
     with pytest.raises(UsageError):
         sensitivity(HALF, signal)
+
+
+def test_a_statistic_that_may_be_negative_is_counted_only_if_asked_for():
+    rng = np.random.default_rng(10)
+    background = rng.normal(size=20_001)
+    signal = {s: rng.normal(size=5000) + s for s in (0, 0.5, 1, 1.5, 2)}
+    with pytest.raises(UsageError, match="go down to -"):
+        sensitivity(background, signal)
+    found = sensitivity(DiscreteTSD.from_trials(background), signal)
+    assert found.value == pytest.approx(stats.norm.isf(0.1), abs=3 * found.error)
 
 
 def test_a_share_outside_0_to_1_is_refused():
