@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from dask_runner.errors import UsageError
 from dask_runner.stats.arrays import Floats, trials_of
-from dask_runner.stats.distribution import REACH, PValue
+from dask_runner.stats.distribution import REACH, ROUNDING, PValue
 from dask_runner.stats.pvalues import clopper_pearson, sigma_to_p
-from dask_runner.stats.quantiles import Quantile
+from dask_runner.stats.quantiles import Quantile, resampled_ranks
 
 # The same count may give values that differ in the last bits, depending on how it was computed.
 SAME = 1e-12
@@ -118,11 +118,12 @@ class DiscreteTSD(Struct, frozen=True, kw_only=True, eq=False):
         """
         if not self.n:
             return np.full(replicates, self.isf(p).value)
-        shares = -np.diff(np.append(self.tail, 0.0))
-        counts = rng.multinomial(self.n, shares / shares.sum(), replicates)
-        beyond = self.n - np.cumsum(counts, axis=1)
-        found: Floats = self.values[np.argmax(beyond <= p * self.n, axis=1)]
-        return found
+        # The trials sorted: the first ones have the first value, and so on.
+        rank = max(0, self.n - 1 - int(self.n * p + ROUNDING))
+        upto = self.n - np.rint(np.append(self.tail[1:], 0.0) * self.n)
+        found = np.searchsorted(upto, resampled_ranks(self.n, rank, replicates, rng), side="right")
+        thresholds: Floats = self.values[found]
+        return thresholds
 
     def _reach(self, p: float) -> str:
         if not self.n or self.n * p >= REACH:

@@ -21,7 +21,7 @@ from dask_runner.stats.quantiles import FitQuality, Quantile, Source, quantiles,
 # Trials reach as far as this many of them are expected beyond.
 REACH = 10
 # Protects n * p from rounding: 1 - 0.9 is not 0.1.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 _DIFFERENCE = 1e-4
 
 
@@ -203,11 +203,11 @@ class Chi2TSD(Struct, frozen=True, kw_only=True, eq=False):
         )
 
     def _reached(self, p: float) -> bool:
-        return len(self.trials) * p + _ROUNDING >= REACH
+        return len(self.trials) * p + ROUNDING >= REACH
 
     def _rank(self, p: float) -> int:
         n = len(self.trials)
-        return max(0, n - 1 - int(n * p + _ROUNDING))
+        return max(0, n - 1 - int(n * p + ROUNDING))
 
     def _ndof(self) -> float:
         if np.isnan(self.ndof):

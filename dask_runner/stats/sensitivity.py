@@ -101,8 +101,8 @@ def sensitivity(
     signal trials, each fitted anew. The one-sided convention of neutrino astronomy (e.g. Braun et
     al., Astropart. Phys. 29 (2008) 299).
 
-    Raises UsageError for NaN, empty points, background test statistics that are negative (as a list;
-    DiscreteTSD takes any), and if the curve does not pass `beta` within the signal
+    Raises UsageError for NaN, empty points, a list of background test statistics of which some are
+    negative (DiscreteTSD takes any), and if the curve does not pass `beta` within the signal
     strengths given: the message says which ones are needed.
     """
     return passing(background, signal, p=_MEDIAN, beta=beta, replicates=replicates, rng=rng)

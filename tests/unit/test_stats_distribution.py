@@ -220,6 +220,11 @@ def test_counted_discrete_values_agree_with_exact_ones():
     assert exact.p(found.value) == pytest.approx(p.value, abs=2 * (p.high - p.low))
     assert "do not reach" in counted.threshold(5).warning
     assert np.ptp(counted.resampled_isf(0.5, 20, rng)) == 0
+    few = DiscreteTSD.from_trials(ts[:50])
+    drawn = [DiscreteTSD.from_trials(rng.choice(ts[:50], 50)).isf(0.2).value for _ in range(2000)]
+    again = few.resampled_isf(0.2, 2000, rng)
+    for value in np.unique(drawn)[:3]:
+        assert np.mean(again == value) == pytest.approx(np.mean(drawn == value), abs=0.05)
     with pytest.raises(UsageError, match="no value has a p-value"):
         counted.critical(1e-7)
     with pytest.raises(UsageError, match="between 0 and 1"):
