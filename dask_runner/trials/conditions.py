@@ -123,14 +123,18 @@ def _exceedances(trials: TrialData, field: str, threshold: str) -> float:
 
 
 def _cls_error(trials: TrialData, place: str) -> float:
-    from dask_runner.stats.hypotest import cls  # noqa: PLC0415  # for one model only
+    from dask_runner.stats.hypotest import expected_cls  # noqa: PLC0415  # for one model only
 
+    if place not in _PLACES:
+        raise UsageError(f"--until: cls_error({place}): one of {', '.join(_PLACES)} sigma")
     q_b = trials.column("q_b")
     if not len(q_b):
         return inf
-    observed = float(np.quantile(q_b, float(sigma_to_p(-_number(place)))))
-    return float(cls(trials.column("q_sb"), q_b, observed).error)
+    return expected_cls(trials.column("q_sb"), q_b).errors[_PLACES.index(place)]
 
+
+# Where in the band that is expected without signal, in sigma.
+_PLACES: Final = ("-2", "-1", "0", "1", "2")
 
 _QUANTITIES: dict[str, Callable[..., float]] = {
     "error": _error,

@@ -52,6 +52,8 @@ def test_shares_and_exceedances(trials):
 
 def test_the_error_of_cls(trials):
     assert 0 < value("cls_error(0) < 1", trials) < 0.05
+    with pytest.raises(UsageError, match="-2, -1, 0, 1, 2"):
+        value("cls_error(0.5) < 1", trials)
 
 
 def test_no_good_trial_is_no_precision(trials):
