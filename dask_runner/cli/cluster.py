@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from dask_runner.cluster.control import Farewell
     from dask_runner.cluster.manager.request import UpRequest
+    from dask_runner.cluster.ssh.report import Check
     from dask_runner.cluster.status import ClusterStatus
 
 Name = Annotated[
@@ -242,6 +243,8 @@ def _detach(request: "UpRequest", *, json: bool) -> None:
     assert manager.stdin is not None
     with manager.stdin, suppress(BrokenPipeError):
         manager.stdin.write(msgspec.json.encode(request))
+    # Meanwhile: nothing is waited for that the cluster does not need.
+    warnings = _Warnings()
     status = _wait_until_settled(request, manager)
     if status is None:
         # Also if it is still at it: nobody would know of it.
@@ -253,17 +256,26 @@ def _detach(request: "UpRequest", *, json: bool) -> None:
     report(status, json=json)
     if not json:
         err.print(f"it goes on in the background (pid {manager.pid}); `dask-runner down` ends it")
-    _warn_of_its_end()
+    warnings.show()
     raise typer.Exit(EXIT_DONE)
 
 
-def _warn_of_its_end() -> None:
-    """What may end a cluster in the background, or take its files away."""
-    from dask_runner.cluster.ssh.preflight import look_here
+class _Warnings:
+    """What may end a cluster in the background, or take its files away; `status` has it too."""
 
-    for check in look_here(detached=True):
-        if check.verdict == "warn":
-            err.print(f"warning: {check.text} ({check.fix})", markup=False)
+    def __init__(self) -> None:
+        self._checks: list[Check] = []
+        threading.Thread(target=self._look, name="look", daemon=True).start()
+
+    def _look(self) -> None:
+        from dask_runner.cluster.ssh.here import look_here
+
+        self._checks = look_here(detached=True)
+
+    def show(self) -> None:
+        for check in self._checks:
+            if check.verdict == "warn":
+                err.print(f"warning: {check.text} ({check.fix})", markup=False)
 
 
 def _wait_until_settled(

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from dask_runner.cluster.ssh import probe_script
-from dask_runner.cluster.ssh.preflight import look_here
+from dask_runner.cluster.ssh.here import look_here
 from dask_runner.cluster.ssh.probe import OldPythonError, Request, probe_local
 from dask_runner.cluster.ssh.report import Check, DoubtfulPath, HostFacts, HostReport
 from dask_runner.cluster.ssh.verdicts import Expected, judge, refuse_twins, token_lifetime

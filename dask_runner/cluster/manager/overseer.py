@@ -14,7 +14,8 @@ from asyncio.subprocess import DEVNULL, PIPE
 
 from dask_runner.cluster.manager.host_link import HostLink
 from dask_runner.cluster.manager.manager import Manager
-from dask_runner.cluster.ssh.preflight import Check, look_here
+from dask_runner.cluster.ssh.here import look_here
+from dask_runner.cluster.ssh.report import Check
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from dask_runner.cluster.ssh.report import Check, HostFacts, HostReport
 from dask_runner.cluster.ssh.verdicts import (
     Expected,
     judge,
-    judge_closer,
+    judge_lasting,
     judge_python,
     refuse_twins,
 )
@@ -36,7 +36,6 @@ __all__ = [
     "examine_all",
     "expecting",
     "look_closer",
-    "look_here",
     "refuse_twins",
 ]
 
@@ -134,17 +133,7 @@ async def look_closer(host: Host, connection: Any) -> list[Check]:
     if it does not answer.
     """
     facts = await probe_remote(host, connection, _CLOSER, patience=_CLOSER_PATIENCE)
-    return judge_closer(host, facts)
-
-
-def look_here(*, detached: bool) -> list[Check]:
-    """The same of this machine; and of a manager that is `detached`, what ends it at logout."""
-    host = Host(address="this machine")
-    try:
-        facts = probe_local(host, _CLOSER, patience=_CLOSER_PATIENCE)
-    except ClusterError:
-        return []  # then there is nothing to be said
-    return [check for check in judge_closer(host, facts) if detached or check.name != "linger"]
+    return judge_lasting(host, facts)
 
 
 async def _facts(host: Host, connection: Any, expected: Expected, *, thorough: bool) -> HostFacts:

@@ -46,10 +46,7 @@ def main(request: dict[str, Any]) -> None:
     facts = dict(_facts(request))
     if thorough:
         facts["users"] = _users()
-        facts["tokens"] = _tokens()
-        facts["local_time"] = time.strftime("%Y-%m-%d %H:%M:%S")
-        facts["kills_at_logout"] = _kills_at_logout()
-        facts["home_free"] = _free(facts["home"])
+        facts.update(lasting())
     facts["reaches_us"] = calls.finish()
     if selftest is not None:
         facts["numerics"], facts["numerics_error"] = _end_selftest(selftest, request["patience"])
@@ -60,6 +57,18 @@ def _say(line: str) -> None:
     data = line.encode("ascii", "backslashreplace") + b"\n"
     while data:
         data = data[os.write(1, data) :]
+
+
+def lasting() -> dict[str, Any]:
+    """What decides how long processes last, and their files (LastingFacts)."""
+    home = os.path.expanduser("~")
+    return {
+        "home": _text(home),
+        "home_free": _free(home),
+        "tokens": _tokens(),
+        "local_time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "kills_at_logout": _kills_at_logout(),
+    }
 
 
 def _facts(request: dict[str, Any]) -> Iterator[tuple[str, Any]]:

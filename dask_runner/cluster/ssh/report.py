@@ -24,15 +24,27 @@ class DoubtfulPath(Struct, frozen=True, array_like=True):
     reason: str
 
 
-class HostFacts(Struct, frozen=True, kw_only=True):
+class LastingFacts(Struct, frozen=True, kw_only=True):
+    """What decides how long processes last, and their files: `tokens` are the words of klist (None
+    without it), read at the host's `local_time`; `kills_at_logout` is what systemd does.
+    `server_address` is the host's as it is reached by SSH, "" where it is not. Bytes.
+    """
+
+    home: str
+    home_free: int = 0
+    tokens: str | None = None
+    local_time: str = ""
+    kills_at_logout: bool = False
+    server_address: str = ""
+
+
+class HostFacts(LastingFacts, frozen=True, kw_only=True):
     """A host as its Python sees it. Memory and disk in bytes.
 
-    `client_address` is ours as the host sees it, `server_address` the host's as it is reached ("",
-    where it is not by SSH). `clock_offset` is how far its clock is ahead, in s, give or take
-    `clock_error`. `shared` is yes, no, read-only (seen, but nothing can be written) or other (a
-    file of that name that is not ours), "" if it was not asked. `numerics`, `users`, `home_free`,
-    `tokens` (the words of klist, None without it), `local_time` and `kills_at_logout` are known
-    only after a thorough examination.
+    `client_address` is ours as the host sees it. `clock_offset` is how far its clock is ahead, in
+    s, give or take `clock_error`. `shared` is yes, no, read-only (seen, but nothing can be written)
+    or other (a file of that name that is not ours), "" if it was not asked. `numerics`, `users` and
+    what lasting facts are more than `home` are known only after a thorough examination.
     """
 
     hostname: str
@@ -47,7 +59,6 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     load: float
     uid: int
     user: str
-    home: str
     cache: str
     scratch: str
     scratch_free: int
@@ -55,7 +66,6 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     shared: str
     doubtful_paths: tuple[DoubtfulPath, ...] = ()
     client_address: str = ""
-    server_address: str = ""
     reaches_us: bool = False
     reached: bool = False
     clock_offset: float = 0.0
@@ -63,10 +73,6 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     numerics: str = ""
     numerics_error: str = ""
     users: tuple[str, ...] = ()
-    home_free: int = 0
-    tokens: str | None = None
-    local_time: str = ""
-    kills_at_logout: bool = False
 
     @property
     def identity(self) -> str:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dask_runner.cluster.ssh.report import Check, HostFacts, HostReport, Verdict
+from dask_runner.cluster.ssh.report import Check, HostFacts, HostReport, LastingFacts, Verdict
 from dask_runner.execution.numerics import short
 from dask_runner.hostfile import Host
 
@@ -45,21 +45,17 @@ class Expected(Struct, frozen=True, kw_only=True):
     call_port: int = 0
 
 
-_NOBODY: Final = Expected(versions={}, token="")
-
-
 def judge(host: Host, facts: HostFacts, expected: Expected, *, thorough: bool) -> list[Check]:
     """All checks that the facts allow."""
     rules = [*_RULES, *(_THOROUGH_RULES if thorough else ())]
     checks = [rule(host, facts, expected) for rule in rules]
+    checks += judge_lasting(host, facts) if thorough else ()
     return [check for check in checks if check is not None]
 
 
-def judge_closer(host: Host, facts: HostFacts) -> list[Check]:
-    """What may end or hinder a host's processes in time, of facts that are as thorough; our
-    versions have no part in it.
-    """
-    checks = [rule(host, facts, _NOBODY) for rule in _IN_TIME_RULES]
+def judge_lasting(host: Host, facts: LastingFacts) -> list[Check]:
+    """What may end or hinder a host's processes in time."""
+    checks = [rule(host, facts) for rule in _LASTING_RULES]
     return [check for check in checks if check is not None]
 
 
@@ -288,7 +284,7 @@ def _users(_host: Host, facts: HostFacts, _expected: Expected) -> Check:
     return Check(name="users", verdict="ok", text=", ".join(others) or "nobody else")
 
 
-def _home(host: Host, facts: HostFacts, _expected: Expected) -> Check:
+def _home(host: Host, facts: LastingFacts) -> Check:
     if facts.home_free >= _LEAST_HOME:
         return Check(name="home", verdict="ok", text=_size(facts.home_free))
     return Check(
@@ -299,7 +295,7 @@ def _home(host: Host, facts: HostFacts, _expected: Expected) -> Check:
     )
 
 
-def _tokens(host: Host, facts: HostFacts, _expected: Expected) -> Check | None:
+def _tokens(host: Host, facts: LastingFacts) -> Check | None:
     if facts.tokens is None:
         return None
     left = token_lifetime(facts.tokens, datetime.fromisoformat(facts.local_time))
@@ -318,7 +314,7 @@ def _tokens(host: Host, facts: HostFacts, _expected: Expected) -> Check | None:
     )
 
 
-def _linger(host: Host, facts: HostFacts, _expected: Expected) -> Check:
+def _linger(host: Host, facts: LastingFacts) -> Check:
     if facts.kills_at_logout and not facts.server_address:
         return Check(
             name="linger",
@@ -363,5 +359,9 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _folder,
     _ports,
 )
-_IN_TIME_RULES: Final[tuple[_Rule, ...]] = (_home, _tokens, _linger)
-_THOROUGH_RULES: Final[tuple[_Rule, ...]] = (_numerics, _users, *_IN_TIME_RULES)
+_THOROUGH_RULES: Final[tuple[_Rule, ...]] = (_numerics, _users)
+_LASTING_RULES: Final[tuple[Callable[[Host, LastingFacts], Check | None], ...]] = (
+    _home,
+    _tokens,
+    _linger,
+)
