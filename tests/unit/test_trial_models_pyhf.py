@@ -9,6 +9,7 @@ import pytest
 
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.seeds import TrialStreams
+from dask_runner.stats import hypotest
 from dask_runner.trials import running
 from dask_runner.trials.job import Job
 from dask_runner.trials.models import load, spec_of
@@ -110,11 +111,10 @@ def toys(model, mu, count):
 
 def cls(model, mu, count):
     """CLs of the observed data and its error."""
-    found, q = toys(model, mu, count), observed(model, mu)["q"]
+    found = toys(model, mu, count)
     assert found["converged"].all()
-    p_sb, p_b = (found["q_sb"] >= q).mean(), (found["q_b"] >= q).mean()
-    relative = np.sqrt((1 - p_sb) / (p_sb * count) + (1 - p_b) / (p_b * count))
-    return p_sb / p_b, relative * p_sb / p_b
+    result = hypotest.cls(found["q_sb"], found["q_b"], observed(model, mu)["q"])
+    return result.value, result.error
 
 
 def pyhf_model(content):
