@@ -77,7 +77,7 @@ def limits(
             f"fewer than {_FEW} trials at {axis}={', '.join(f'{value:g}' for value in few)}: the "
             "outer curves of the band are the extreme trials"
         )
-    accounts = [({axis: point.value}, point.account) for point in points]
+    accounts = [({axis: there.points[0][axis]}, account_of(there)) for _, there in places]
     if theory is not None:
         known = _with_units(known, theory, axis)
     return Limits(

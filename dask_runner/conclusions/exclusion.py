@@ -3,7 +3,9 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from dask_runner.conclusions.results import StrengthPoint, Unreached, UpperLimits
 from dask_runner.conclusions.selection import (
@@ -20,6 +22,7 @@ from dask_runner.stats.hypotest import StrengthLimit
 from dask_runner.trials.loading import TrialData
 
 Q_SB, Q_B = "q_sb", "q_b"
+_LARGEST = 1e300
 
 Found = TypeVar("Found")
 
@@ -46,8 +49,10 @@ def cls(
         )
     axis = axis_of(trials, axis)
     places = along(trials, axis)
-    q_sb = {mu: numbers(there, Q_SB) for mu, there in places}
-    q_b = {mu: numbers(there, Q_B) for mu, there in places}
+    q_sb = {mu: _finite(numbers(there, Q_SB)) for mu, there in places}
+    q_b = {mu: _finite(numbers(there, Q_B)) for mu, there in places}
+    if observed is not None:
+        observed = {mu: float(_finite(np.float64(q))) for mu, q in observed.items()}
     points = tuple(
         StrengthPoint(
             mu=mu,
@@ -67,7 +72,7 @@ def cls(
         found = _reached(
             lambda: hypotest.upper_limit(q_sb, q_b, observed, level=level), "observed", warnings
         )
-    accounts = [({axis: point.mu}, point.account) for point in points]
+    accounts = [({axis: there.points[0][axis]}, account_of(there)) for _, there in places]
     return UpperLimits(
         account=total([point.account for point in points]),
         model=model,
@@ -78,6 +83,13 @@ def cls(
         expected=expected,
         observed=found,
     )
+
+
+def _finite(q: Any) -> Any:
+    """Data that a hypothesis makes impossible have an infinite test statistic: any number that is
+    larger than all others serves as well, since only the order counts.
+    """
+    return np.where(q == np.inf, _LARGEST, q)
 
 
 def _reached(work: Callable[[], Found], name: str, warnings: list[str]) -> Found | Unreached:

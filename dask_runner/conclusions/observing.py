@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 Look = Callable[[Point], Row]
 COUNTING_CONFIDENCE = 0.95
 # The test statistic of the observed data, of a model that has q_sb and q_b.
-Q_OBSERVED = "q_observed"
+Q_OBSERVED = "q"
 
 
 def named(order: Unblinding, models: Sequence[Any]) -> Unblinding:
@@ -78,7 +78,19 @@ def _counting(models: Sequence[Any], source: str) -> Look:  # noqa: ARG001  (has
     return look
 
 
+def _pyhf(models: Sequence[Any], source: str) -> Look:
+    from dask_runner.trials.models import pyhf_model  # noqa: PLC0415  (only if it is that model)
+
+    if source:
+        raise UsageError(
+            f"--observed {source}: the observed data of model pyhf are in its workspace",
+            hint="leave --observed out",
+        )
+    return lambda point: pyhf_model.observed(models[0], float(point["mu"]))
+
+
 OBSERVERS: dict[str, Callable[[Sequence[Any], str], Look]] = {
     "counting": _counting,
+    "pyhf": _pyhf,
     "spectrum": _spectrum,
 }

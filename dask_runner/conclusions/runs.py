@@ -145,10 +145,16 @@ def cls(
 ) -> UpperLimits:
     """See `exclusion.cls`; with an `order` as in `limits`."""
     axis = axis_of(loaded.trials, axis)
+    made = _models(loaded.paths)
+    if made and getattr(made[0], "test_stat", "") == "q0":
+        raise UsageError(
+            "the trials are of the test statistic q0, which tests for a discovery: it has no CLs",
+            hint="dask-runner trials --test-stat qtilde ...",
+        )
     result = exclusion.cls(loaded.trials, axis=axis, level=level)
     if order is not None:
         points = {value: there.points[0] for value, there in along(loaded.trials, axis)}
-        rows, seen = _look(loaded, _models(loaded.paths), order, axis, points)
+        rows, seen = _look(loaded, made, order, axis, points)
         observed = {value: float(row[Q_OBSERVED]) for value, row in rows.items()}
         result = exclusion.cls(loaded.trials, axis=axis, level=level, observed=observed)
         result = replace(result, unblinded=seen)

@@ -66,8 +66,8 @@ def _units(path: Path, line: int, heads: list[str], axis: str) -> tuple[str, str
         or names[1] != CROSS_SECTION
     ):
         raise BadInputError(
-            f"{path} line {line}: the columns are {', '.join(heads)!r}, expected were "
-            "mass and cross_section",
+            f"{path} line {line}: the columns are {_listed(heads)!r}, expected were mass and "
+            "cross_section",
             hint="first line: mass [GeV], cross_section [pb]",
         )
     first, second = (match[2] or "" if match else "" for match in found)
@@ -78,7 +78,11 @@ def _point(path: Path, line: int, row: list[str]) -> tuple[float, float]:
     try:
         mass, value = (float(cell) for cell in row)
     except ValueError:
-        raise BadInputError(f"{path} line {line}: {', '.join(row)!r} are not two numbers") from None
+        raise BadInputError(f"{path} line {line}: {_listed(row)!r} are not two numbers") from None
     if not 0 < value < inf or not isfinite(mass):
         raise BadInputError(f"{path} line {line}: a cross section of {value:g} is not above 0")
     return mass, value
+
+
+def _listed(cells: list[str]) -> str:
+    return ", ".join(cell.strip() for cell in cells)

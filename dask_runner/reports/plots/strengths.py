@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from dask_runner.conclusions.results import UpperLimits
+from dask_runner.errors import UsageError
 from dask_runner.reports.numbers import with_error
 from dask_runner.reports.plots.style import (
     GREEN,
@@ -17,11 +18,17 @@ from dask_runner.reports.plots.style import (
 from dask_runner.stats.hypotest import StrengthLimit
 
 _TITLES = {"mu": "Signal strength μ"}
-_SMALLEST = 1e-4
+# What is shown goes down to this part of 1 - level.
+_DEPTH = 50
 
 
 def strength(result: UpperLimits) -> Any:
-    """A figure of CLs at each signal strength; the limits are where it crosses 1 - level."""
+    """A figure of CLs at each signal strength; the limits are where it crosses 1 - level.
+
+    Raises UsageError if there is one strength only.
+    """
+    if len(result.points) == 1:
+        raise UsageError(f"CLs at one {result.axis} only: there is no curve to draw")
     mu = np.array([point.mu for point in result.points])
     curves = np.array([point.expected.values for point in result.points]).T
     with particle_style():
@@ -29,7 +36,10 @@ def strength(result: UpperLimits) -> Any:
         if result.observed is not None:
             _observed(axes, result, mu)
         lowest = _limits(axes, result)
-        shown = np.maximum(curves, _SMALLEST)
+        edge = 1 - result.level
+        floor = edge / _DEPTH
+        # A share that no trial had is somewhere below what is shown.
+        shown = np.maximum(curves, floor / 2)
         axes.plot(mu, shown[2], "k--", label=f"Median expected{lowest}", zorder=4)
         axes.fill_between(
             mu, shown[1], shown[3], color=GREEN, linewidth=0, zorder=2,
@@ -39,12 +49,11 @@ def strength(result: UpperLimits) -> Any:
             mu, shown[0], shown[4], color=YELLOW, linewidth=0, zorder=1,
             label=r"Expected $\pm$ 2 std. deviations",
         )  # fmt: skip
-        edge = 1 - result.level
         axes.plot(mu[[0, -1]], [edge, edge], color=RED, linewidth=1.5, zorder=3,
                   label=f"CL$_s$ = {edge:.3g}")  # fmt: skip
         axes.set_yscale("log")
         axes.set_xlim(mu[0], mu[-1])
-        axes.set_ylim(max(_SMALLEST, min(edge / 5, float(shown[2].min()))), 1.1)
+        axes.set_ylim(floor, 1.1)
         axes.set_xlabel(_TITLES.get(result.axis, result.axis))
         axes.set_ylabel("CL$_s$")
         add_legend(figure, axes)
