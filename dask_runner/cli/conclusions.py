@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dask_runner.cli import options
+from dask_runner.cli import drawing, options
 from dask_runner.cli.console import err, report
-from dask_runner.errors import UsageError
 
 if TYPE_CHECKING:
     from dask_runner.conclusions.runs import Loaded
-
-_MOST_PLOTS = 100
 
 Timestamps = Annotated[
     list[str] | None,
@@ -79,7 +76,7 @@ def limits(
     observed: Observed = None,
     theory: Annotated[
         Path | None,
-        typer.Option("--theory", help="CSV: mass [GeV], cross_section [pb]; gives a mass limit."),
+        typer.Option("--theory", help="CSV: mass (GeV), cross_section (pb); gives a mass limit."),
     ] = None,
     luminosity: Annotated[
         float, typer.Option("--luminosity", min=0, help="Turns events into cross sections.")
@@ -99,7 +96,7 @@ def limits(
     json: options.Json = False,
 ) -> None:
     """Upper limits: expected band along an axis, observed, and up to where a theory is excluded."""
-    _check_plots(plot)
+    drawing.check_plots(plot)
     from dask_runner.conclusions import runs as concluding
     from dask_runner.conclusions.theory import read_theory
     from dask_runner.conclusions.unblinding import decision
@@ -122,7 +119,7 @@ def limits(
     if plot:
         from dask_runner.reports import plots
 
-        _draw(plots.brazil(result), plot)
+        drawing.draw(plots.brazil(result), plot)
 
 
 def cls(
@@ -140,7 +137,7 @@ def cls(
     json: options.Json = False,
 ) -> None:
     """CLs by trials of a pyhf workspace: expected band, observed, upper limit on the strength."""
-    _check_plots(plot)
+    drawing.check_plots(plot)
     from dask_runner.conclusions import runs as concluding
     from dask_runner.conclusions.unblinding import decision
 
@@ -151,7 +148,7 @@ def cls(
     if plot:
         from dask_runner.reports import plots
 
-        _draw(plots.strength(result), plot)
+        drawing.draw(plots.strength(result), plot)
 
 
 def sensitivity(
@@ -184,7 +181,7 @@ def sensitivity(
     json: options.Json = False,
 ) -> None:
     """Sensitivity and discovery potential: the signal with which a share of trials passes."""
-    _check_plots([*(plot or ()), *(plot_fits or ())])
+    drawing.check_plots([*(plot or ()), *(plot_fits or ())])
     from dask_runner.conclusions import runs as concluding
     from dask_runner.conclusions.strengths import wished
 
@@ -200,7 +197,7 @@ def sensitivity(
     loaded = _load(timestamps, runs, settings, partial=partial, at=at)
     result = concluding.sensitivity(loaded, wish)
     _show(result, json=json)
-    _draw_sensitivity(result, axis, plot or [], plot_fits or [])
+    drawing.sensitivity(result, axis, plot or [], plot_fits or [])
 
 
 def distribution(
@@ -227,10 +224,8 @@ def distribution(
     settings: options.SettingsFile = None,
     json: options.Json = False,
 ) -> None:
-    """The distribution of a field: quantiles; of test statistics without signal a chi2 and
-    thresholds. Several points are drawn into a file each.
-    """
-    _check_plots(plot)
+    """The distribution of a field: quantiles; for test statistics a chi2 fit and thresholds."""
+    drawing.check_plots(plot)
     from dask_runner.conclusions import runs as concluding
 
     loaded = _load(timestamps, runs, settings, partial=partial, at=at)
@@ -241,7 +236,7 @@ def distribution(
     )
     _show(result, json=json)
     if plot:
-        _draw_distribution(loaded, result, plot)
+        drawing.distribution(loaded.trials, result, plot)
 
 
 def export(
@@ -288,67 +283,3 @@ def _show(result: Any, *, json: bool) -> None:
 def _warn(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
         err.print(f"warning: {warning}", markup=False)
-
-
-def _check_plots(plot: list[Path] | None) -> None:
-    """Before the work and the unblinding: names and libraries are right."""
-    if plot:
-        from dask_runner.reports.plots import check_path, particle_style
-
-        for path in plot:
-            check_path(path)
-        with particle_style():
-            pass
-
-
-def _draw(figure: Any, paths: list[Path]) -> None:
-    from dask_runner.reports.plots import save
-
-    for path in paths:
-        err.print(f"plot: {save(figure, path)}", markup=False)
-
-
-def _draw_sensitivity(result: Any, axis: str, plot: list[Path], fits: list[Path]) -> None:
-    """Against a parameter, or the only fit if none varies; and the fits."""
-    if not plot and not fits:
-        return
-    from dask_runner.reports import plots
-
-    axis = axis or plots.longest_axis(result)
-    if axis:
-        _draw(plots.against(result, axis), plot) if plot else None
-    else:
-        fits = [*plot, *fits]
-    if not fits:
-        return
-    _check_number(len(result.strengths))
-    for one in result.strengths:
-        several = len(result.strengths) > 1
-        _draw(plots.fractions(result, one), _of_point(fits, one.point, several=several))
-
-
-def _draw_distribution(loaded: "Loaded", result: Any, plot: list[Path]) -> None:
-    from dask_runner.reports import plots
-
-    _check_number(len(result.points))
-    for found, (point, there) in zip(result.points, loaded.trials, strict=True):
-        values = there.column(result.field)
-        draw = plots.background if found.thresholds else plots.column
-        several = len(result.points) > 1
-        _draw(draw(found, values, result.field), _of_point(plot, point, several=several))
-
-
-def _of_point(paths: list[Path], point: dict[str, Any], *, several: bool) -> list[Path]:
-    """A name of its own for each point."""
-    from dask_runner.trials.points import point_label
-
-    if not several:
-        return paths
-    return [path.with_name(f"{path.stem}.{point_label(point)}{path.suffix}") for path in paths]
-
-
-def _check_number(plots: int) -> None:
-    if plots > _MOST_PLOTS:
-        raise UsageError(
-            f"{plots} plots, one for each point, are too many", hint="--at NAME=VALUE takes some"
-        )

@@ -77,13 +77,14 @@ def against(result: Sensitivities, axis: str = "") -> Any:
     groups = _groups(result, axis)
     with particle_style():
         figure, (axes,) = new_figure()
-        for k, (text, members) in enumerate(groups.items()):
-            color, marker = COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)]
-            for kind, line, face in (("sensitivity", "-", color), ("discovery", "--", "white")):
+        for kind, line in (("sensitivity", "-"), ("discovery", "--")):
+            for k, (text, members) in enumerate(groups.items()):
+                color = COLORS[k % len(COLORS)]
                 x, y, error = _curve(members, axis, kind)
                 axes.errorbar(
-                    x, y, yerr=error, color=color, linestyle=line, marker=marker, markersize=6,
-                    linewidth=1.6, markerfacecolor=face, label=_label(result, kind, text),
+                    x, y, yerr=error, color=color, linestyle=line, markersize=6, linewidth=1.6,
+                    marker=MARKERS[k % len(MARKERS)], label=_label(result, kind, text),
+                    markerfacecolor=color if kind == "sensitivity" else "white",
                 )  # fmt: skip
         axes.set_xlabel(axis)
         axes.set_ylabel(_TITLES.get(result.signal, result.signal))

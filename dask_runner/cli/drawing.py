@@ -1,0 +1,76 @@
+"""Files of plots for the commands that conclude: their names, and which plot is drawn."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask_runner.cli.console import err
+from dask_runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from dask_runner.trials.loading import TrialData
+
+_MOST_PLOTS = 100
+
+
+def check_plots(plot: list[Path] | None) -> None:
+    """Before the work and the unblinding: names and libraries are right."""
+    if plot:
+        from dask_runner.reports.plots import check_path, particle_style
+
+        for path in plot:
+            check_path(path)
+        with particle_style():
+            pass
+
+
+def draw(figure: Any, paths: list[Path]) -> None:
+    from dask_runner.reports.plots import save
+
+    for path in paths:
+        err.print(f"plot: {save(figure, path)}", markup=False)
+
+
+def sensitivity(result: Any, axis: str, plot: list[Path], fits: list[Path]) -> None:
+    """Against a parameter, or the only fit if none varies; and the fits."""
+    if not plot and not fits:
+        return
+    from dask_runner.reports import plots
+
+    axis = axis or plots.longest_axis(result)
+    if axis:
+        draw(plots.against(result, axis), plot) if plot else None
+    else:
+        fits = [*plot, *fits]
+    if not fits:
+        return
+    _check_number(len(result.strengths))
+    for one in result.strengths:
+        several = len(result.strengths) > 1
+        draw(plots.fractions(result, one), _of_point(fits, one.point, several=several))
+
+
+def distribution(trials: "TrialData", result: Any, plot: list[Path]) -> None:
+    from dask_runner.reports import plots
+
+    _check_number(len(result.points))
+    for found, (point, there) in zip(result.points, trials, strict=True):
+        values = there.column(result.field)
+        figure = plots.background if found.thresholds else plots.column
+        several = len(result.points) > 1
+        draw(figure(found, values, result.field), _of_point(plot, point, several=several))
+
+
+def _of_point(paths: list[Path], point: dict[str, Any], *, several: bool) -> list[Path]:
+    """A name of its own for each point."""
+    from dask_runner.trials.points import point_label
+
+    if not several:
+        return paths
+    return [path.with_name(f"{path.stem}.{point_label(point)}{path.suffix}") for path in paths]
+
+
+def _check_number(plots: int) -> None:
+    if plots > _MOST_PLOTS:
+        raise UsageError(
+            f"{plots} plots, one for each point, are too many", hint="--at NAME=VALUE takes some"
+        )
