@@ -30,11 +30,16 @@ def members(cluster: LocalCluster) -> list[int]:
     return processes_with("DASK_RUNNER_CLUSTER", cluster.name)
 
 
+def told(pid: int, name: str) -> bytes:
+    """What /proc tells of a process, nothing if it has just ended."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
 def member(cluster: LocalCluster, word: str) -> int:
-    for pid in members(cluster):
-        if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
-    return 0
+    return next((pid for pid in members(cluster) if word.encode() in told(pid, "cmdline")), 0)
 
 
 def listening(cluster: LocalCluster) -> list[tuple[str, int]]:
@@ -98,7 +103,7 @@ def test_everything_listens_on_loopback_only_and_http_serves_nothing(cluster):
 def test_no_key_is_in_an_argument_an_environment_or_a_readable_file(cluster):
     for pid in members(cluster):
         for name in ("cmdline", "environ"):
-            assert b"PRIVATE KEY" not in Path(f"/proc/{pid}/{name}").read_bytes()
+            assert b"PRIVATE KEY" not in told(pid, name)
     pid = member(cluster, "worker_process")
     environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     (folder,) = [word[7:] for word in environment if word.startswith(b"TMPDIR=")]
@@ -111,9 +116,7 @@ def test_no_key_is_in_an_argument_an_environment_or_a_readable_file(cluster):
 
 def test_a_dead_worker_is_replaced_and_nothing_of_the_old_one_stays(cluster):
     old = member(cluster, "worker_process")
-    below = [
-        pid for pid in members(cluster) if b"zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    below = [pid for pid in members(cluster) if b"zygote" in told(pid, "cmdline")]
     assert below
     os.kill(old, signal.SIGKILL)
     wait_for(lambda: member(cluster, "worker_process") not in {0, old}, "a new worker")

@@ -140,10 +140,13 @@ def test_a_dead_zygote_is_replaced_and_the_group_goes_on(rig, tmp_path):
 def _zygotes():
     found = []
     for pid in process_tree.processes_with(marker.CLUSTER, CLUSTER):
-        if b"dask_runner.execution.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
             parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[1]
-            if int(parent) == os.getpid():
-                found.append(pid)
+        except OSError:
+            continue  # it has just ended
+        if b"dask_runner.execution.zygote" in words and int(parent) == os.getpid():
+            found.append(pid)
     return found
 
 
