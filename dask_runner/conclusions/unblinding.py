@@ -15,10 +15,8 @@ from dask_runner.conclusions.results import Unblinded
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.files import path_to_text, sha256
 from dask_runner.identity import whoami
-from dask_runner.manifest import Manifest, Note, utc_now
+from dask_runner.manifest import Manifest, Note, NoteKind, utc_now
 
-# The kind of the note in the manifest.
-UNBLINDED = "unblinded"
 _ROOT = ".root:"
 
 
@@ -85,7 +83,7 @@ def unblind(
             results=dict(look()),
         )
         note = Note(
-            kind=UNBLINDED,
+            kind=NoteKind.UNBLINDED,
             text=f"observed data were looked at: {order.reason}",
             data=to_builtins(found),
             time=found.time,

@@ -100,7 +100,7 @@ class NoteKind(StrEnum):
     was running then is not running any more. LOST_OUTPUT takes `done` back. CLUSTER and ENDED are
     the begin and the end of a session's dispatch; the second is missing if the driver was killed.
     STAGING says how a host comes to its files, STANDSTILL that nothing has run for long, or does
-    again.
+    again, UNBLINDED who looked at observed data, when and why.
     """
 
     RERUN = "rerun"
@@ -119,6 +119,7 @@ class NoteKind(StrEnum):
     STAGING = "staging"
     STANDSTILL = "standstill"
     ENDED = "ended"
+    UNBLINDED = "unblinded"
 
 
 class Note(Struct, frozen=True, kw_only=True, omit_defaults=True):

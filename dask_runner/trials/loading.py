@@ -164,13 +164,17 @@ class TrialData:
         return self._part(list(self._points), first=number)
 
     def flat(self) -> Table:
-        """One table with the parameters and the trial's index as columns in front."""
+        """One table with the parameters and the trial's index as columns in front; if runs with
+        several seeds are in it, also the seed.
+        """
         names = self.parameters
+        if len({file.seed for files in self._files.values() for file in files}) > 1:
+            names = ["seed", *names]
         return np.concatenate(
             [
-                with_point(_read([file]), file.point, names, file.first)
-                for files in self._files.values()
-                for file in files
+                with_point(rows, {"seed": file.seed, **file.point}, names, file.first)
+                for key, files in self._files.items()
+                for file, rows in _pieces(files, self._table(key))
             ]
         )
 
@@ -198,6 +202,14 @@ class TrialData:
         else:
             part._tables = {key: self._table(key)[:first] for key in keys}
         return part
+
+
+def _pieces(files: Sequence[TrialFile], table: Table) -> Iterator[tuple[TrialFile, Table]]:
+    """Each file with its rows of the joined table, which may be cut off."""
+    position = 0
+    for file in files:
+        yield file, table[position : position + file.count]
+        position += file.count
 
 
 def read_tree(folder: Path) -> TrialData:

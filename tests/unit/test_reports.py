@@ -109,7 +109,7 @@ def test_json_of_a_summary_has_the_documented_keys(manifest):
     answer = json.loads(text_of(summarize(manifest.state), report="json"))
     assert set(answer) == {
         "timestamp", "label", "workload", "verdict", "total", "done", "failed", "pending",
-        "running", "events", "created", "last", "timings", "rates", "causes", "hosts",
+        "running", "unit", "events", "created", "last", "timings", "rates", "causes", "hosts",
         "failed_attempts", "folder", "outputs", "output_bytes", "rerun",
     }  # fmt: skip
     assert set(answer["events"]) == {"total", "done", "failed", "pending"}

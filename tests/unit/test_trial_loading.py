@@ -72,13 +72,17 @@ def test_overlap_is_refused_and_other_seeds_are_not(files, tmp_path):
     again = file(tmp_path, point, 3, 1)
     with pytest.raises(UsageError, match="count twice"):
         TrialData([*files, again])
-    assert len(TrialData([*files, file(tmp_path, point, 3, 1, seed=1)])) == 41
+    both = TrialData([*files, file(tmp_path, point, 3, 1, seed=1)])
+    assert len(both) == 41
+    assert sorted(both.flat()["seed"]) == [0] * 40 + [1]
 
 
 def test_the_flat_table(files):
     flat = TrialData(files).flat()
     assert flat.dtype.names == ("dec", "n_sig", "trial", "ts", "n", "failed")
     assert flat["trial"][:10].tolist() == list(range(10))
+    cut = TrialData(files).first_trials(3).flat()
+    assert (len(cut), cut["trial"].max()) == (12, 2)
     frame = pytest.importorskip("pandas") and TrialData(files).to_pandas()
     assert frame.groupby(["dec", "n_sig"]).size().tolist() == [10] * 4
 
