@@ -158,6 +158,9 @@ class Ledger:
         cause = report.cause or (verdict.cause if verdict is not None else None)
         cause = cause or returns.complaint(attempt.batch, report.files)
         contents = report.files if cause is None else {}
+        if report.files:
+            # They may be large, and the ledger is in a cycle that nobody collects for long.
+            self._reports[position] = msgspec.structs.replace(report, files={})
         log, tail = self.logs.take(position)
         if cause is not None:
             folders = [self._attempts_folder, *self._scratch_folders()]

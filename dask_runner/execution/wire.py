@@ -69,23 +69,31 @@ class FrameParser:
     """Frames out of the bytes of a pipe, as they come."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+        self._needed = 0
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield the complete frames. Raises GarbageError for an impossible length."""
-        data = self._rest + data if self._rest else data
+        if self._rest or self._needed:
+            self._rest += data
+            # A frame of many pieces is looked at once, when the last one is there.
+            if len(self._rest) < self._needed:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
         position, end = 0, len(data)
+        self._needed = 0
         while end - position >= _HEAD.size:
             length, tag = _HEAD.unpack_from(data, position)
             if length > _MAX_BODY:
-                self._rest = b""
                 raise GarbageError(f"a frame of {length} bytes")
             start = position + _HEAD.size
             if end - start < length:
+                self._needed = _HEAD.size + length
                 break
             position = start + length
             yield tag, data[start:position]
-        self._rest = data[position:]
+        self._rest += data[position:]
 
 
 def write_all(descriptor: int, data: bytes) -> None:
