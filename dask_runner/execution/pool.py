@@ -100,7 +100,9 @@ class Pool:
         self._lease = LeaseReader(config.lease)
         self._going = threading.Event()
         self._going.set()
-        self._nursery = self._new_nursery(config.preload)
+        # Without modules to import there is nothing to be warm with: the first group says which, and
+        # a host that only waits needs no process for that.
+        self._nursery = self._new_nursery(config.preload) if config.preload else None
 
     def close(self) -> None:
         """Kill what runs, and end all processes of the pool."""
@@ -112,7 +114,8 @@ class Pool:
         for link in links:
             link.close()
         with self._nursery_lock:
-            self._nursery.close()
+            if self._nursery is not None:
+                self._nursery.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def run(self, data: bytes, stream: Callable[[bytes], None]) -> bytes:
@@ -280,12 +283,15 @@ class Pool:
         with self._nursery_lock:
             if self._stopped:
                 return None
-            missing = [name for name in preload if name not in self._nursery.preload]
-            if missing or not self._nursery.alive:
-                old = self._nursery
-                self._nursery = self._new_nursery((*old.preload, *missing))
-                old.retire()
-            nursery = self._nursery
+            old = self._nursery
+            known = () if old is None else old.preload
+            missing = [name for name in preload if name not in known]
+            if old is None or missing or not old.alive:
+                nursery = self._nursery = self._new_nursery((*known, *missing))
+                if old is not None:
+                    old.retire()
+            else:
+                nursery = old
             while True:
                 with self._lock:
                     link = self._idle.pop() if self._idle else None

@@ -504,8 +504,8 @@ def kinds(product, *words):
 def test_ps_names_what_runs(pair, start_agent):
     department, product = pair
     start_agent(department, "node01", "main+desk+1")
-    # A slot comes with the first batch.
-    whole = {"agent", "scheduler", "worker", "zygote"}
+    # The zygote and its slots come with the first batch.
+    whole = {"agent", "scheduler", "worker"}
     wait_for(lambda: kinds(product) == {"node01": whole, "node02": set()}, "all are up")
     found = product.json("hosts", "ps", "--cluster", "main")[0]["processes"]
     assert {row["cluster"] for row in found} == {"main+desk+1"}

@@ -369,6 +369,7 @@ def test_no_code_is_taken_from_where_others_may_write(place):
         said = host.run([python, "-I", "-c", "import json, sys; print(json.dumps(sys.path))"])
         for path in [python, *json.loads(said.stdout), *_mapped(agent)]:
             assert _trusted(host.path("/"), path), (name, path)
+    place.rig.run("command", "-n", "6", "-q", "--", "true")  # the zygotes come with the first batch
     pythons = [_words(pid) for pid in place.rig.cluster_processes()]
     ours = [words for words in pythons if "dask_runner." in words]
     for part in ("host_agent", "worker_process", "scheduler_process", "zygote"):
