@@ -130,7 +130,6 @@ GENERATE = "generate"
 # The last word of Philox's counter: 0 in the streams of single trials, this in that of a point.
 _BLOCK = 1
 _COUNTER_WORDS = 4
-_EXACT = 2**53
 
 
 class TrialStreams:
@@ -221,6 +220,13 @@ def _field(content: str | bytes) -> bytes:
 def _canonical(value: Value) -> bytes:
     if isinstance(value, str):
         return b"s" + _field(value)
-    if isinstance(value, int) and abs(value) > _EXACT:
+    if isinstance(value, int) and not _is_float(value):
         return b"i" + _field(str(value))
     return b"f" + struct.pack(">d", value + 0.0)
+
+
+def _is_float(value: int) -> bool:
+    try:
+        return float(value) == value
+    except OverflowError:
+        return False

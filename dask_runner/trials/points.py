@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException, InvalidOperation
 from pathlib import Path
 
 from msgspec import Struct
@@ -22,6 +22,8 @@ Point = dict[str, Value]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_POINTS = 1_000_000
+_MOST_TRIALS = 10**15
+_EXACT = 2**53
 _RANGE_PARTS = (2, 3)
 
 
@@ -75,6 +77,14 @@ def parse_counts(texts: Sequence[str], points: Sequence[Point]) -> list[Demand]:
     return demands
 
 
+def parse_count(text: str, where: str) -> int:
+    """A number of trials; 1e6 is one too."""
+    exact = _decimal(text)
+    if exact is None or not 1 <= exact <= _MOST_TRIALS or exact != exact.to_integral_value():
+        raise UsageError(f"{where}: not a number of trials", hint="-n 1000 or -n 'n_sig=0:100000'")
+    return int(exact)
+
+
 def parse_values(text: str, where: str) -> list[Value]:
     """Numbers, words and ranges with both ends, separated by commas."""
     values = [value for item in text.split(",") for value in _item(item.strip(), where)]
@@ -85,7 +95,7 @@ def parse_values(text: str, where: str) -> list[Value]:
 
 def point_label(point: Mapping[str, Value]) -> str:
     """The point as a part of file names: `mass=3000,width=0.1`. Different points may share one
-    after cleaning and cutting; names are told apart by the number of the point.
+    after cleaning and cutting: who names files tells them apart.
     """
     text = ",".join(f"{name}={value}" for name, value in point.items())
     return re.sub(r"[^A-Za-z0-9._+=,-]", "_", text)[:120]
@@ -137,9 +147,12 @@ def _item(text: str, where: str) -> list[Value]:
 def _range(numbers: list[Decimal], text: str, where: str) -> list[Value]:
     first, last, *rest = numbers
     step = rest[0] if rest else Decimal(1)
-    if step == 0 or (last - first) / step < 0:
-        raise UsageError(f"{where}: the range {text} never gets from {first} to {last}")
-    count, left = divmod(last - first, step)
+    try:
+        if step == 0 or (last - first) / step < 0:
+            raise UsageError(f"{where}: the range {text} never gets from {first} to {last}")
+        count, left = divmod(last - first, step)
+    except DecimalException:
+        raise UsageError(f"{where}: the steps of {text} cannot be counted") from None
     if left:
         raise UsageError(
             f"{where}: the steps of {text} miss its end: {first + count * step} is the last before",
@@ -147,7 +160,7 @@ def _range(numbers: list[Decimal], text: str, where: str) -> list[Value]:
         )
     if count >= _MOST_POINTS:
         raise UsageError(f"{where}: {text} has more than {_MOST_POINTS} values")
-    return [_number(first + k * step) for k in range(int(count) + 1)]
+    return [_number(first + k * step, where) for k in range(int(count) + 1)]
 
 
 def _value(text: str, where: str) -> Value:
@@ -158,7 +171,7 @@ def _value(text: str, where: str) -> Value:
         except ValueError:
             return text
         raise UsageError(f"{where}: {text!r} is not a finite number")
-    return _number(number)
+    return _number(number, where)
 
 
 def _decimal(text: str) -> Decimal | None:
@@ -169,10 +182,17 @@ def _decimal(text: str) -> Decimal | None:
     return number if number.is_finite() else None
 
 
-def _number(number: Decimal) -> int | float:
-    """An integer if it is written as one or comes to one, else the nearest float."""
-    whole = number == number.to_integral_value() and abs(number) < 2**53
-    return int(number) if whole else float(number)
+def _number(number: Decimal, where: str) -> int | float:
+    """An integer if it is written as one or comes to one, else the nearest float. Raises UsageError
+    for a number that would become another one: an integer with too many digits, infinity, zero.
+    """
+    value = float(number)
+    whole = math.isinf(value) or number == number.to_integral_value()
+    if whole and abs(number) < _EXACT:
+        return int(number)
+    if Decimal(repr(value)) != number if whole else value == 0:
+        raise UsageError(f"{where}: {number} cannot be kept: it would become {value!r}")
+    return value
 
 
 def _read_csv(path: Path) -> list[Point]:
@@ -222,13 +242,7 @@ def _refuse_equal(points: Sequence[Point]) -> None:
 
 def _count_rule(text: str) -> tuple[Point, int, str]:
     condition, colon, number = text.rpartition(":")
-    exact = _decimal(number)
-    # 1e6 is a number of trials too.
-    if exact is None or exact < 1 or exact != exact.to_integral_value():
-        raise UsageError(
-            f"-n {text}: not a number of trials", hint="-n 1000 or -n 'n_sig=0:100000'"
-        )
-    count = int(exact)
+    count = parse_count(number, f"-n {text}")
     if not colon:
         return {}, count, text
     wanted: Point = {}

@@ -55,6 +55,11 @@ def test_steps_are_decimal(first, number, step):
         ("nan", "finite"),
         ("inf", "finite"),
         ("0:1e9", "more than"),
+        ("1e999:2e999", "cannot be counted"),
+        ("1e400:1e400", "cannot be kept"),
+        ("9007199254740993", "would become 9007199254740992.0"),
+        ("1e400", "would become inf"),
+        ("1e-400", "would become 0.0"),
     ],
 )
 def test_what_is_no_list_of_values(text, words):
@@ -65,6 +70,7 @@ def test_what_is_no_list_of_values(text, words):
 def test_values_are_kept_losslessly():
     assert values("-0.5,1e-300,0.1,alpha") == [-0.5, 1e-300, 0.1, "alpha"]
     assert [type(v) for v in values("1,1.0,1.5")] == [int, int, float]
+    assert values("1e23,9007199254740994,0e5") == [1e23, 9007199254740994, 0]
 
 
 def test_products_zips_and_constants():
@@ -109,7 +115,7 @@ def test_numbers_of_trials_may_differ_by_point():
         parse_counts(["1000", "n_sig=7:10"], points)
     with pytest.raises(UsageError, match="no number"):
         parse_counts(["n_sig=0:10"], points)
-    for wrong in ("0", "-5", "1.5", "many", "n_sig=0:"):
+    for wrong in ("0", "-5", "1.5", "many", "n_sig=0:", "1e", "e5", "²", "1e400"):
         with pytest.raises(UsageError, match="-n"):
             parse_counts([wrong], points)
 

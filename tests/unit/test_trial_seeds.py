@@ -106,6 +106,9 @@ def test_how_a_value_is_written_does_not_matter():
     form = seeds.canonical_point
     assert form({"m": 2000}) == form({"m": 2000.0})
     assert form({"m": 0.0}) == form({"m": -0.0})
+    assert form({"m": 2**53 + 2}) == form({"m": float(2**53 + 2)})
+    assert form({"m": 2**53 + 1}) != form({"m": float(2**53)})
+    assert form({"m": 10**400}) != form({"m": 10**400 + 1})
     assert form({"a": 1, "b": 2}) == form({"b": 2, "a": 1})
     assert form({"m": 1}) != form({"m": "1"})
     assert form({"m": -0.5}) != form({"m": 0.5})
