@@ -4,15 +4,13 @@ child and not the batch. The trial is recorded as failed, and another child goes
 The child writes rows into shared memory, and tells failures through a pipe.
 """
 
-import contextlib
 import mmap
 import os
-import select
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +18,8 @@ from msgspec import json
 
 from dask_runner.batch import BatchFailedError, FailureKind
 from dask_runner.seeds import TrialStreams
-from dask_runner.trials.job import Failures, Job, check_names
+from dask_runner.trials.forked import Child, ending
+from dask_runner.trials.job import Failures, Job, check_names, host_trouble
 from dask_runner.trials.model import ScalarTrial, describe_point
 from dask_runner.trials.tables import Table, blank, fill, table_type
 
@@ -33,19 +32,19 @@ _CRASHES: Final = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
 )
 # The shared words.
-_AT, _STORED, _BEGAN = range(3)
+_AT, _STORED, _BEGAN, _FIRST = _WORDS = range(4)
 
 
 class _Shared:
     """What parent and child both see: `words` are the trial at work (from 1; 0 is none), the rows
-    that are written, and when the trial began (ns).
+    that are written, when the trial began (ns), and how long the first one took (ns).
     """
 
     def __init__(self, job: Job) -> None:
         kind = table_type(job.fields)
         memory = mmap.mmap(-1, max(1, kind.itemsize * job.count))
         self.table: Table = np.frombuffer(memory, kind, job.count)
-        self.words = np.frombuffer(mmap.mmap(-1, 3 * 8), np.int64, 3)
+        self.words = np.frombuffer(mmap.mmap(-1, len(_WORDS) * 8), np.int64, len(_WORDS))
 
 
 class Children:
@@ -67,47 +66,57 @@ class Children:
             signal.signal(signal.SIGTERM, before)
         return self._shared.table
 
-    def _run_child(self) -> None:
-        read, write = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            os.close(read)
-            _child(_Writer(self._trial, self._job, self._shared, write, self._failures.trials))
-        os.close(write)
-        try:
-            timed_out = self._listen(pid, read)
-        except BaseException:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise
-        finally:
-            os.close(read)
-        self._judge(os.waitpid(pid, 0)[1], timed_out=timed_out)
+    @property
+    def first_seconds(self) -> float:
+        """What the first trial took."""
+        return float(self._words[_FIRST]) / 1e9
 
-    def _listen(self, pid: int, read: int) -> bool:
-        """Take in failures until the child has closed its end. True if it was killed for a trial
-        that takes too long.
+    def _run_child(self) -> None:
+        with Child(self._work) as child:
+            timed_out = self._listen(child)
+            status = child.end()
+        self._judge(status, timed_out=timed_out)
+
+    def _work(self, report: int) -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        writer = _Writer(self._trial, self._job, self._shared, report, self._failures.trials)
+        try:
+            writer.run()
+        except BaseException:
+            writer.give_up()
+            raise
+        return 0
+
+    def _listen(self, child: Child) -> bool:
+        """Take in failures until the child has ended. True if it was killed for a trial that takes
+        too long.
         """
         rest, timed_out = b"", False
-        while True:
-            patience = min(1.0, self._job.timeout / 4) if self._job.timeout else None
-            ready, _, _ = select.select([read], [], [], patience)
-            if ready:
-                data = os.read(read, 1 << 16)
-                if not data:
-                    return timed_out
+        patience = min(1.0, self._job.timeout / 4) if self._job.timeout else inf
+        while (data := child.read(patience)) != b"":
+            if data:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    self._failures.add(*json.decode(line, type=tuple[int, str]))
+                    self._take(*json.decode(line, type=tuple[int, str, FailureKind | None]))
             elif not timed_out and self._overdue():
                 timed_out = True
-                os.kill(pid, signal.SIGKILL)
+                child.kill()
+        return timed_out
+
+    def _take(self, trial: int, message: str, trouble: FailureKind | None) -> None:
+        if trouble is not None:
+            raise BatchFailedError(
+                trouble,
+                f"trial {trial} at {describe_point(self._job.point)}: {message}",
+                cause=message,
+            )
+        self._failures.add(trial, message)
 
     def _overdue(self) -> bool:
+        # In this order, and written in the other: the time is never that of a trial before.
+        running = bool(self._words[_AT])
         began = int(self._words[_BEGAN])
-        return bool(self._words[_AT]) and time.monotonic_ns() - began > self._job.timeout * 1e9
+        return running and time.monotonic_ns() - began > self._job.timeout * 1e9
 
     def _judge(self, status: int, *, timed_out: bool) -> None:
         if self._words[_STORED] >= self._job.count and status == 0:
@@ -136,31 +145,6 @@ class Children:
         os._exit(128 + signal.SIGTERM)
 
 
-def ending(status: int) -> str:
-    """A wait status in words: SIGSEGV, exit code 3."""
-    if os.WIFSIGNALED(status):
-        with contextlib.suppress(ValueError):
-            return signal.Signals(os.WTERMSIG(status)).name
-        return f"signal {os.WTERMSIG(status)}"
-    return f"exit code {os.waitstatus_to_exitcode(status)}"
-
-
-def _child(writer: "_Writer") -> None:
-    code = 70  # EX_SOFTWARE: an error of ours
-    try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        writer.run()
-        code = 0
-    except BaseException:  # noqa: BLE001  # nothing may pass the fork
-        writer.give_up()
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # closed by the model
-                stream.flush()
-        os._exit(code)
-
-
 class _Writer:
     """The child's side: runs trials, and writes them down in chunks."""
 
@@ -179,9 +163,12 @@ class _Writer:
     def run(self) -> None:
         row, job = int(self._words[_STORED]), self._job
         while row < job.count:
-            end = min(row + _CHUNK, job.count)
-            row = self._run_chunk(row, end)
+            # The first one by itself: it also warms up what the model keeps.
+            began, size = time.monotonic_ns(), _CHUNK if row else 1
+            row = self._run_chunk(row, min(row + size, job.count))
             self._words[_AT] = 0
+            if size == 1:
+                self._words[_FIRST] = time.monotonic_ns() - began
             self._words[_STORED] = row
 
     def give_up(self) -> None:
@@ -195,15 +182,16 @@ class _Writer:
         first, words, streams, trial = self._job.first, self._words, self._streams, self._trial
         timed = self._job.timeout > 0
         for index in range(first + row, first + end):
-            words[_AT] = index + 1
             if timed:
                 words[_BEGAN] = time.monotonic_ns()
+            words[_AT] = index + 1
             results.append(None)
             if index not in self._known:
                 try:
                     results[-1] = trial(streams.at(index))
                 except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it raises is data
-                    self._fail(index, f"{type(error).__name__}: {error}")
+                    message = f"{type(error).__name__}: {error}"
+                    self._fail(index, message, host_trouble(error))
             if time.monotonic() >= deadline:
                 break
         self._store(row, results)
@@ -242,8 +230,8 @@ class _Writer:
             if self._table.dtype[name].kind == "f" and np.isnan(self._table[name][row]):
                 raise ValueError(f"field {name!r} is NaN")
 
-    def _fail(self, trial: int, message: str) -> None:
-        line = json.encode((trial, message[:_MESSAGE].encode(errors="replace").decode())) + b"\n"
-        view = memoryview(line)
+    def _fail(self, trial: int, message: str, trouble: FailureKind | None = None) -> None:
+        text = message[:_MESSAGE].encode(errors="replace").decode()
+        view = memoryview(json.encode((trial, text, trouble)) + b"\n")
         while view:
             view = view[os.write(self._report, view) :]

@@ -1,8 +1,9 @@
 """A part of the trials of a point, and which of them have failed.
 
-Owns the rule of when too many failed trials fail the batch.
+Owns the rules of when too many failed trials fail the batch, and which errors are no trial's.
 """
 
+import errno
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -15,8 +16,15 @@ from dask_runner.trials.model import describe_point
 from dask_runner.trials.tables import FailedTrials
 
 _VARYING: Final = re.compile(r"0x[0-9a-fA-F]+|[+-]?\d[\d.]*(?:[eE][+-]?\d+)?")
-# Fewer failed trials than this never fail a batch: of a batch of three, one says nothing.
+# Fewer failed trials than this never fail a batch: of a batch of twelve, two say nothing ...
 FEWEST_FAILED: Final = 10
+# ... unless all fail, of at least so many: that is rather the host.
+_ALL_FAILED: Final = 3
+# What is told of failed trials is bounded, for it goes back with the outcome; the table has all.
+_CAUSES: Final = 50
+_NAMED: Final = 1000
+_OTHER_CAUSES: Final = "other causes"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -36,7 +44,9 @@ class Job(Struct, frozen=True, kw_only=True):
     @property
     def most_failed(self) -> int:
         """How many failed trials are still accepted."""
-        return max(FEWEST_FAILED - 1, int(self.max_failed * self.count))
+        most = max(FEWEST_FAILED - 1, int(self.max_failed * self.count))
+        all_count = self.count >= _ALL_FAILED and self.max_failed < 1
+        return min(most, self.count - 1) if all_count else most
 
 
 class Failures:
@@ -59,20 +69,43 @@ class Failures:
 
     def _give_up(self) -> None:
         cause, (message, trials) = max(self._by_cause.items(), key=lambda item: len(item[1][1]))
+        failed, count = len(self.trials), self._job.count
+        number = f"all {count}" if failed == count else f"{failed} of up to {count}"
         raise BatchFailedError(
             FailureKind.EXCEPTION,
-            f"{len(self.trials)} of up to {self._job.count} trials at "
-            f"{describe_point(self._job.point)} failed, more than the share "
+            f"{number} trials at {describe_point(self._job.point)} failed, more than the share "
             f"{self._job.max_failed:g} that is accepted; first trial {trials[0]}: {message}",
             cause=f"too many failed trials: {cause}",
         )
 
     def grouped(self) -> tuple[FailedTrials, ...]:
-        groups = [
-            FailedTrials(cause=cause, message=message, trials=tuple(sorted(trials)))
-            for cause, (message, trials) in self._by_cause.items()
-        ]
-        return tuple(sorted(groups, key=lambda one: (-len(one.trials), one.trials)))
+        """The causes, most frequent first; the rarest together if there are very many."""
+        causes = [(cause, *found) for cause, found in self._by_cause.items()]
+        causes.sort(key=lambda one: (-len(one[2]), min(one[2])))
+        rest = causes[_CAUSES:]
+        groups = [_group(*one) for one in causes[:_CAUSES]]
+        if rest:
+            trials = [trial for _, _, some in rest for trial in some]
+            groups.append(_group(_OTHER_CAUSES, rest[0][1], trials))
+        return tuple(groups)
+
+
+def _group(cause: str, message: str, trials: list[int]) -> FailedTrials:
+    return FailedTrials(
+        cause=cause, message=message, count=len(trials), trials=tuple(sorted(trials)[:_NAMED])
+    )
+
+
+def host_trouble(error: BaseException) -> FailureKind | None:
+    """What the batch fails with if a trial raises this, None if that is a result of the trial: a
+    missing file or library, no memory or no space are the host's, and another one may do better.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return FailureKind.MEMORY
+    if number in _FULL:
+        return FailureKind.DISK_FULL
+    return FailureKind.EXCEPTION if isinstance(error, ImportError | OSError) else None
 
 
 def check_names(result: Mapping[str, Any], fields: Mapping[str, str]) -> None:

@@ -125,7 +125,13 @@ class FunctionModel:
 
     def fields(self) -> dict[str, str]:
         declared = getattr(self._function, "fields", {})
-        return {str(name): np.dtype(kind).str for name, kind in dict(declared).items()}
+        try:
+            return {str(name): np.dtype(kind).str for name, kind in dict(declared).items()}
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"model {self._name}: its attribute fields declares no types: {error}",
+                hint='trial.fields = {"x": "f8", "n": "i4"}',
+            ) from error
 
     def sampler(self, point: Mapping[str, Value]) -> ScalarTrial | BlockTrial:
         if self._words:

@@ -5,22 +5,23 @@ trials are run again by the batches. Refuses a model that no batch could run.
 """
 
 import os
-import select
-import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct, structs
 
 from dask_runner.errors import RunnerError, UsageError
 from dask_runner.seeds import TrialStreams, Value, trial_uniforms
-from dask_runner.trials.isolated import ending
+from dask_runner.trials.forked import Child, ending
+from dask_runner.trials.job import check_names
 from dask_runner.trials.model import BlockTrial, Model, ScalarTrial, describe_point
-from dask_runner.trials.tables import check_fields, table_type
+from dask_runner.trials.tables import check_fields, fill, table_type
 
 # Points that are tried, spread over the grid; seconds and trials for each; the longest wait.
 _POINTS: Final = 12
@@ -29,6 +30,8 @@ _FEWEST: Final = 3
 _MOST: Final = 2000
 _PATIENCE: Final = 60.0
 _BLOCK: Final = 4096
+# Where a block is cut to see whether rows depend on each other.
+_CUTS: Final = (0, 1, 3, 10, 1033, _BLOCK)
 
 
 class PointCost(Struct, frozen=True, kw_only=True):
@@ -60,10 +63,14 @@ class PilotResult(Struct, frozen=True, kw_only=True):
 
     def seconds(self, place: int) -> float:
         """Estimated seconds for a trial of the point at this index: those of the nearest one."""
-        if not self.costs:
-            return 0.0
-        nearest = int(np.argmin(np.abs(np.asarray(self.places) - place)))
-        return self.costs[nearest].seconds
+        return self._nearest(place).seconds if self.costs else 0.0
+
+    def prepare(self, place: int) -> float:
+        """Estimated seconds that each batch of this point takes before its trials."""
+        return self._nearest(place).prepare if self.costs else 0.0
+
+    def _nearest(self, place: int) -> PointCost:
+        return self.costs[int(np.argmin(np.abs(np.asarray(self.places) - place)))]
 
 
 class _Told(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,7 +98,8 @@ def measure(
     """
     spread = np.linspace(0, len(points) - 1, min(_POINTS, len(points))).round().astype(int)
     places = sorted(set(spread.tolist()))
-    fields: dict[str, str] = model.fields()
+    declared = model.fields()
+    fields = declared
     costs = []
     for place in places:
         told = _try(model, name, points[place], seed)
@@ -100,7 +108,7 @@ def measure(
             raise UsageError(f"{where}: {told.refused}")
         if told.failed == told.tried:
             raise UsageError(f"{where}: all {told.tried} trials of the pilot fail: {told.message}")
-        if model.fields() == {}:
+        if not declared:
             fields = _joined(fields, told.fields, where)
         costs.append(
             PointCost(
@@ -112,7 +120,7 @@ def measure(
                 message=told.message,
             )
         )
-    check_fields(fields)
+    check_fields(fields, {name for point in points for name in point})
     return PilotResult(fields=fields, costs=tuple(costs), places=tuple(places))
 
 
@@ -127,18 +135,9 @@ def _joined(before: dict[str, str], now: dict[str, str], where: str) -> dict[str
 
 
 def _try(model: Model, name: str, point: Mapping[str, Value], seed: int) -> _Told:
-    read, write = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read)
-        _in_child(model, name, point, seed, write)
-    os.close(write)
-    data, late = _read_all(read)
-    if late:
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
+    with Child(partial(_tell, model, name, point, seed)) as child:
+        data, late = _read_all(child)
+        status = child.end()
     # What was told before an end that nobody planned is good all the same.
     told = [msgspec.json.decode(line, type=_Told) for line in data.split(b"\n")[:-1]]
     if not told:
@@ -154,29 +153,21 @@ def _try(model: Model, name: str, point: Mapping[str, Value], seed: int) -> _Tol
     return told[-1]
 
 
-def _read_all(read: int) -> tuple[bytes, bool]:
+def _read_all(child: Child) -> tuple[bytes, bool]:
     """What the child tells, and whether it took too long."""
     data, deadline = b"", time.monotonic() + _PATIENCE
-    try:
-        while True:
-            ready, _, _ = select.select([read], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                return data, True
-            part = os.read(read, 1 << 16)
-            if not part:
-                return data, False
-            data += part
-            # It has told what the first trials were like, and will stop after _SECONDS.
-            deadline = min(deadline, time.monotonic() + _PATIENCE / 6)
-    finally:
-        os.close(read)
+    while part := child.read(max(0.0, deadline - time.monotonic())):
+        data += part
+        # It has told what the first trials were like, and will stop after _SECONDS.
+        deadline = min(deadline, time.monotonic() + _PATIENCE / 6)
+    return data, part is None
 
 
-def _in_child(model: Model, name: str, point: Mapping[str, Value], seed: int, write: int) -> None:
+def _tell(model: Model, name: str, point: Mapping[str, Value], seed: int, write: int) -> int:
     try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(null, descriptor)
         for told in _measured(model, name, point, seed):
             os.write(write, msgspec.json.encode(told) + b"\n")
     except BaseException as error:  # noqa: BLE001  # the boundary to foreign code
@@ -184,45 +175,47 @@ def _in_child(model: Model, name: str, point: Mapping[str, Value], seed: int, wr
         said = f"{error}" if known else f"{type(error).__name__}: {error}"
         text = said.encode(errors="replace").decode()
         os.write(write, msgspec.json.encode(_Told(refused=text[:2000])) + b"\n")
-    finally:
-        os._exit(0)
+    return 0
 
 
 def _measured(model: Model, name: str, point: Mapping[str, Value], seed: int) -> Iterator[_Told]:
     began = time.perf_counter()
     sampler = model.sampler(point)
     prepare = time.perf_counter() - began
+    declared = model.fields()
     if isinstance(sampler, BlockTrial):
-        yield _measured_block(sampler, name, point, seed, prepare)
+        uniforms = trial_uniforms(
+            seed=seed, model=name, point=point, first=0, count=_BLOCK, words=sampler.words
+        )
+        yield _measured_block(sampler, uniforms, prepare, declared)
     else:
-        yield from _measured_single(sampler, name, point, seed, prepare)
+        streams = TrialStreams(seed=seed, model=name, point=point)
+        yield from _measured_single(sampler, streams, prepare, declared)
 
 
 def _measured_single(
-    trial: ScalarTrial, name: str, point: Mapping[str, Value], seed: int, prepare: float
+    trial: ScalarTrial, streams: TrialStreams, prepare: float, declared: Mapping[str, str]
 ) -> Iterator[_Told]:
     """What is known after the first few trials, and at the end."""
-    streams = TrialStreams(seed=seed, model=name, point=point)
     results: list[Mapping[str, Any]] = []
     tried, message, first = 0, "", 0.0
 
     def told() -> _Told:
         seconds = (time.perf_counter() - began) / (tried - 1)
+        good, wrong = _judged(results, declared)
         return _Told(
-            fields=_types(results),
+            fields=_types(good),
             seconds=seconds,
             prepare=prepare + max(0.0, first - seconds),
             tried=tried,
-            failed=tried - len(results),
-            message=message,
+            failed=tried - len(good),
+            message=message or wrong,
         )
 
     began = time.perf_counter()
     while tried < _FEWEST or (tried < _MOST and time.perf_counter() - began < _SECONDS):
         try:
-            result = trial(streams.at(tried))
-            _check_shapes(result)
-            results.append(result)
+            results.append(trial(streams.at(tried)))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a failed trial is data
             message = message or f"{type(error).__name__}: {error}"
         tried += 1
@@ -234,40 +227,85 @@ def _measured_single(
     yield told()
 
 
-def _check_shapes(result: Mapping[str, Any]) -> None:
+def _judged(
+    results: Sequence[Mapping[str, Any]], declared: Mapping[str, str]
+) -> tuple[list[Mapping[str, Any]], str]:
+    """Those that a batch would not take for failed, and what is wrong with the first other one."""
+    good, message = [], ""
+    for result in results:
+        try:
+            _check(result, declared)
+        except (ValueError, TypeError, OverflowError, AttributeError) as error:
+            message = message or str(error)
+        else:
+            good.append(result)
+    return good, message
+
+
+def _check(result: Mapping[str, Any], declared: Mapping[str, str]) -> None:
     for field, value in result.items():
         if np.ndim(value):
             raise ValueError(f"field {field!r} has shape {np.shape(value)}: give one number")
+        if np.asarray(value).dtype.kind == "f" and np.isnan(value):
+            raise ValueError(f"field {field!r} is NaN")
+    if declared:
+        check_names(result, declared)
+        fill(np.zeros(1, table_type(declared)), 0, {key: [one] for key, one in result.items()})
 
 
 def _measured_block(
-    block: BlockTrial, name: str, point: Mapping[str, Value], seed: int, prepare: float
+    block: BlockTrial,
+    uniforms: npt.NDArray[np.float64],
+    prepare: float,
+    declared: Mapping[str, str],
 ) -> _Told:
-    uniforms = trial_uniforms(
-        seed=seed, model=name, point=point, first=0, count=_BLOCK, words=block.words
-    )
-    whole = dict(block.run(uniforms))
     began = time.perf_counter()
-    half = _BLOCK // 2
-    parts = [block.run(uniforms[:half]), block.run(uniforms[half:])]
-    seconds = (time.perf_counter() - began) / _BLOCK
-    for field, values in whole.items():
-        column = np.asarray(values)
+    whole = {name: np.asarray(values) for name, values in block.run(uniforms).items()}
+    first, began = time.perf_counter() - began, time.perf_counter()
+    block.run(uniforms)
+    again = time.perf_counter() - began
+    failed = np.zeros(_BLOCK, bool)
+    message = ""
+    for field, column in whole.items():
         if column.shape != (_BLOCK,):
             raise UsageError(f"field {field!r} has shape {column.shape}, not ({_BLOCK},)")
+        if column.dtype.kind == "f" and np.isnan(column).any():
+            failed |= np.isnan(column)
+            message = message or f"field {field!r} is NaN"
+    if declared:
+        check_names(whole, declared)
+        fill(np.zeros(_BLOCK, table_type(declared)), 0, whole)
+    _check_rows(block, uniforms, whole)
+    return _Told(
+        fields=_types([whole]),
+        # What the numbers themselves cost comes on top.
+        seconds=again / _BLOCK + block.words * 1e-8,
+        prepare=prepare + max(0.0, first - again),
+        tried=_BLOCK,
+        failed=int(failed.sum()),
+        message=message,
+    )
+
+
+def _check_rows(
+    block: BlockTrial,
+    uniforms: npt.NDArray[np.float64],
+    whole: Mapping[str, npt.NDArray[Any]],
+) -> None:
+    parts = [block.run(uniforms[first:end]) for first, end in pairwise(_CUTS)]
+    for field, column in whole.items():
         joined = np.concatenate([np.asarray(part[field]) for part in parts])
         if column.tobytes() != joined.tobytes():
             raise UsageError(
                 f"field {field!r} depends on which trials are computed together: a vectorised "
                 "model must treat each row by itself"
             )
-    # What the numbers themselves cost comes on top.
-    seconds += block.words * 1e-8
-    return _Told(fields=_types([whole]), seconds=seconds, prepare=prepare, tried=_BLOCK)
 
 
 def _types(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The dtype of each field, such that it holds all values of these trials."""
+    """The dtype of each field, such that it holds all values of these trials, and what others may
+    give: a Python integer is a number that happens to be whole.
+    """
     if not results:
         return {}
     names = list(results[0])
@@ -276,8 +314,12 @@ def _types(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             raise UsageError(f"trials have different fields: {sorted(names)} and {sorted(result)}")
     types = {}
     for field in names:
-        column = np.asarray([result[field] for result in results])
+        column = np.asarray([_as_float(result[field]) for result in results])
         if column.dtype.kind not in "biuf":
             raise UsageError(f"field {field!r} is not a number: {results[0][field]!r:.80}")
         types[str(field)] = column.dtype.newbyteorder("<").str
     return types
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

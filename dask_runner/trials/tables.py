@@ -19,14 +19,19 @@ from dask_runner.seeds import Value
 Table = npt.NDArray[np.void]
 
 FAILED = "failed"
+# Columns that every table of all trials has, or may have.
+_OWN = frozenset({FAILED, "trial", "seed"})
 _KINDS = "biuf"
 
 
 class FailedTrials(Struct, frozen=True, kw_only=True):
-    """Trials of a batch that failed for the same reason: `message` is that of the first."""
+    """The `count` trials of a batch that failed for the same reason: `message` is that of the
+    first, `trials` are the first ones.
+    """
 
     cause: str
     message: str
+    count: int
     trials: tuple[int, ...]
 
 
@@ -47,13 +52,24 @@ def blank(fields: Mapping[str, str]) -> npt.NDArray[np.void]:
     return row
 
 
-def check_fields(fields: Mapping[str, str]) -> None:
-    """Raises BadInputError unless each field is a number, under a name that can be a column's."""
+def check_fields(fields: Mapping[str, str], parameters: Iterable[str] = ()) -> None:
+    """Raises BadInputError unless each field is a number, and fields and the points' parameters
+    have names that can be a column's, no two the same.
+    """
     for name, kind in fields.items():
-        if not name.isidentifier() or name == FAILED:
+        # Others come back changed from a `.npy` file.
+        if not name.isidentifier() or not name.isascii() or name in _OWN:
             raise BadInputError(f"{name!r} cannot be the name of a field")
         if np.dtype(kind).kind not in _KINDS:
             raise BadInputError(f"field {name!r} is not a number but {np.dtype(kind)}")
+    for name in parameters:
+        if name in _OWN:
+            raise BadInputError(f"{name!r} cannot be the name of a parameter: a column has it")
+        if name in fields:
+            raise BadInputError(
+                f"{name!r} is a field and a parameter of the points: the table would have it twice",
+                hint="give the field another name",
+            )
 
 
 def encode_table(table: Table) -> bytes:
@@ -76,23 +92,44 @@ def decode_failures(data: bytes) -> list[FailedTrials]:
         raise BadInputError(f"not a list of failed trials: {error}") from error
 
 
-def with_point(table: Table, point: Mapping[str, Value], names: Sequence[str], first: int) -> Table:
-    """The table with columns for the parameters `names` and for the trial's index in front. A
-    parameter that the point does not have is NaN or "".
+def joined(pieces: Sequence[tuple[Table, Mapping[str, Value], int]], names: Sequence[str]) -> Table:
+    """Tables behind each other, each given with its point and the index of its first trial, with
+    columns for the parameters `names` and the trial's index in front.
+
+    A column of parameters holds numbers, NaN where a point lacks it; or text, if it is a word at
+    any point, with "" for what is lacking.
     """
-    types = [(name, _parameter_type(point.get(name))) for name in names]
+    types = {name: _column_type([point.get(name) for _, point, _ in pieces]) for name in names}
+    return np.concatenate([_with_point(*piece, types) for piece in pieces])
+
+
+def with_point(table: Table, point: Mapping[str, Value], names: Sequence[str], first: int) -> Table:
+    """`joined` for one table."""
+    return joined([(table, point, first)], names)
+
+
+def _column_type(values: Sequence[Value | None]) -> str:
+    if not any(isinstance(value, str) for value in values):
+        return "f8"
+    return f"U{max(1, *(len(_text(value)) for value in values))}"
+
+
+def _text(value: Value | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _with_point(
+    table: Table, point: Mapping[str, Value], first: int, types: Mapping[str, str]
+) -> Table:
     own = [(name, table.dtype[name]) for name in table.dtype.names or ()]
-    wide = np.zeros(len(table), [*types, ("trial", "i8"), *own])
-    for name in names:
-        wide[name] = point.get(name, np.nan)
+    wide = np.zeros(len(table), [*types.items(), ("trial", "i8"), *own])
+    for name, kind in types.items():
+        value = point.get(name)
+        wide[name] = _text(value) if kind != "f8" else np.nan if value is None else value
     wide["trial"] = np.arange(first, first + len(table))
     for name, _ in own:
         wide[name] = table[name]
     return wide
-
-
-def _parameter_type(value: Value | None) -> str:
-    return f"U{max(1, len(value))}" if isinstance(value, str) else "f8"
 
 
 def fill(table: Table, first: int, fields: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dask_runner.batch import BatchFailedError, FailureKind
 from dask_runner.trials import running, tables
-from dask_runner.trials.job import Job
+from dask_runner.trials.job import Failures, Job
 from dask_runner.trials.model import BlockTrial, FunctionModel, vectorised
 
 POINT = {"mass": 3}
@@ -156,11 +156,110 @@ def test_too_many_failures_fail_the_batch_at_once():
     assert time.monotonic() - began < 20
 
 
-def test_few_trials_never_fail_a_batch():
+def test_few_trials_fail_a_batch_only_if_all_of_them_do():
     def trial(rng, mass):
         raise RuntimeError("no luck")
 
-    assert run(trial, job(5, max_failed=0.0)).failed == 5
+    def but_one(rng, mass):
+        if rng.random() != first:
+            raise RuntimeError("no luck")
+        return {"x": 1.0, "n": 1}
+
+    assert run(trial, job(2, max_failed=0.0)).failed == 2
+    assert run(trial, job(5, max_failed=1.0)).failed == 5
+    with pytest.raises(BatchFailedError, match="all 5 trials at mass=3 failed.* no luck"):
+        run(trial, job(5, max_failed=0.1))
+    first = run(lambda rng, mass: {"x": rng.random(), "n": 1}, job(1)).table["x"][0]
+    assert run(but_one, job(5, max_failed=0.1)).failed == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ImportError("libFit.so: cannot open shared object file"), FailureKind.EXCEPTION),
+        (FileNotFoundError(2, "No such file", "/data/pdf.root"), FailureKind.EXCEPTION),
+        (OSError(28, "No space left on device"), FailureKind.DISK_FULL),
+        (MemoryError("2 TB"), FailureKind.MEMORY),
+    ],
+)
+def test_what_the_host_lacks_fails_the_batch_and_no_trial(error, kind):
+    def trial(rng, mass):
+        raise error
+
+    with pytest.raises(
+        BatchFailedError, match=f"trial 0 at mass=3: {type(error).__name__}: "
+    ) as told:
+        run(trial, job(1))
+    assert told.value.kind is kind
+
+
+def test_a_process_that_a_trial_leaves_behind_is_not_waited_for():
+    def trial(rng, mass):
+        if rng.random() == first:
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(60)
+                os._exit(0)
+            return {"x": 1.0, "n": pid}
+        return {"x": 0.0, "n": 1}
+
+    first = run(lambda rng, mass: {"x": rng.random(), "n": 1}, job(1)).table["x"][0]
+    began = time.monotonic()
+    table = run(trial, job(20)).table
+    assert time.monotonic() - began < 10
+    assert table["x"].tolist() == [1.0] + 19 * [0.0]
+    assert not alive(int(table["n"][0]))
+
+
+def alive(pid):
+    """Zombies are not: they wait for init."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] in "ZX":
+                    return False
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_a_model_that_closes_all_descriptors_goes_on():
+    def trial(rng, mass):
+        os.closerange(3, 1000)
+        time.sleep(0.002)
+        return {"x": rng.random(), "n": 1}
+
+    reference = run(lambda rng, mass: {"x": rng.random(), "n": 1}).table
+    assert run(trial).table.tobytes() == reference.tobytes()
+
+
+def test_what_warms_up_is_told_apart():
+    calls = []
+
+    def trial(rng, mass):
+        if not calls:
+            time.sleep(0.3)
+        calls.append(1)
+        return {"x": 1.0, "n": 1}
+
+    assert run(trial).warm_up == pytest.approx(0.3, abs=0.2)
+    assert run(trial, job(1)).warm_up == 0
+
+
+def test_what_is_told_of_failed_trials_is_bounded():
+    found = Failures(job(10**6))
+    for trial in range(5000):
+        found.add(trial, "no fit")
+    for trial in range(5000, 6000):
+        found.add(trial, f"odd {'abcdefghij'[trial % 10] * (trial // 10 % 100 + 1)}")
+    groups = found.grouped()
+    assert (groups[0].count, groups[0].trials) == (5000, tuple(range(1000)))
+    assert groups[-1].cause == "other causes"
+    assert len(groups) == 51
+    assert sum(group.count for group in groups) == 6000
+    assert len(tables.encode_failures(groups)) < 1_000_000
 
 
 def test_a_kill_from_outside_is_no_trials_fault():
