@@ -3,20 +3,33 @@
 Owns what is learned of the cost of work, and when a batch that has not been sent is divided: it
 would take more than twice the time that is wanted, or slots would stand idle at the end. Works only
 for workloads that can divide a batch; their results must not depend on it.
+
+What a batch takes before its events or trials (PREPARE_SECONDS) each part takes again: no part is
+made whose own work is shorter.
 """
 
 from collections.abc import Sequence
 from math import ceil
 from typing import Any, Protocol, runtime_checkable
 
+from msgspec import Struct
+
 from dask_runner.batch import Batch, Outcome
 from dask_runner.manifest import Manifest, Split
+from dask_runner.workloads.interface import PREPARE_SECONDS
 
 # A batch that is estimated at more than this many times the wanted time is divided.
 _TOLERANCE = 2.0
 # At the end of a run parts may be shorter, but not than this (s).
 _SHORTEST = 2.0
 _SMOOTHING = 0.3
+
+
+class _Cost(Struct, frozen=True, kw_only=True):
+    """In s: for each event or trial, and for each batch before them."""
+
+    each: float
+    prepare: float
 
 
 @runtime_checkable
@@ -37,16 +50,20 @@ class Dividing:
         self._manifest = manifest
         self._workload = workload if isinstance(workload, Divisible) and target > 0 else None
         self._target = target
-        self._seconds: dict[str, float] = {}
+        self._costs: dict[str, _Cost] = {}
 
     def learn(self, outcome: Outcome) -> None:
         """Take in what a batch has cost that is done."""
         if self._workload is None:
             return
         batch = self._manifest.state.batches[outcome.batch]
-        key, seconds = self._workload.cost_key(batch), outcome.wall / max(1, batch.count)
-        before = self._seconds.get(key, seconds)
-        self._seconds[key] = before + _SMOOTHING * (seconds - before)
+        prepare = min(outcome.wall, outcome.counters.get(PREPARE_SECONDS, 0.0))
+        found = _Cost(each=(outcome.wall - prepare) / max(1, batch.count), prepare=prepare)
+        key = self._workload.cost_key(batch)
+        before = self._costs.get(key, found)
+        self._costs[key] = _Cost(
+            each=_smooth(before.each, found.each), prepare=_smooth(before.prepare, found.prepare)
+        )
 
     def cut(self, indices: Sequence[int], *, idle: int, waiting: int) -> list[int]:
         """The same batches, or what replaces them: the parts of those that were divided. `idle` are
@@ -62,18 +79,24 @@ class Dividing:
     def _cut(self, index: int, *, idle: int, waiting: int) -> list[int]:
         assert self._workload is not None
         batch = self._manifest.state.batches[index]
-        seconds = self._seconds.get(self._workload.cost_key(batch))
-        if seconds is None or batch.count < 2:  # noqa: PLR2004  # one cannot be divided
+        cost = self._costs.get(self._workload.cost_key(batch))
+        if cost is None or batch.count < 2:  # noqa: PLR2004  # one cannot be divided
             return [index]
-        expected = seconds * batch.count
-        wanted = self._target if expected > _TOLERANCE * self._target else expected
+        work = wanted = cost.each * batch.count
+        if cost.prepare + work > _TOLERANCE * self._target:
+            wanted = self._target - cost.prepare
         if idle > waiting:
             # The last ones: all slots should end together.
-            wanted = min(wanted, max(_SHORTEST, expected * waiting / idle))
-        parts = min(batch.count, ceil(expected / wanted)) if wanted > 0 else 1
+            wanted = min(wanted, max(_SHORTEST, work * waiting / idle))
+        wanted = max(wanted, cost.prepare)
+        parts = min(batch.count, ceil(work / wanted)) if wanted > 0 else 1
         if parts < 2:  # noqa: PLR2004
             return [index]
         first = len(self._manifest.state.batches)
         pieces = self._workload.divide(batch, ceil(batch.count / parts), first_index=first)
         self._manifest.record(Split(batch=index, parts=tuple(pieces)))
         return [piece.index for piece in pieces]
+
+
+def _smooth(before: float, now: float) -> float:
+    return before + _SMOOTHING * (now - before)

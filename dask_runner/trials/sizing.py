@@ -16,7 +16,7 @@ TARGET = 30.0
 # In a run that is short, each slot gets at least so many batches, none shorter than this (s).
 _ROUNDS = 4
 _SHORTEST = 0.5
-# Room for the file's head and the list of failed trials.
+# Room for the file's head and what is told of failed trials, which is bounded.
 _SPARE = 1_000_000
 
 
@@ -32,13 +32,15 @@ def batch_sizes(
     most = largest(pilot.row_bytes)
     if fixed:
         return tuple(min(fixed, most) for _ in demands)
-    seconds = [pilot.seconds(place) for place in range(len(demands))]
+    seconds = [max(1e-9, pilot.seconds(place)) for place in range(len(demands))]
     total = sum(one * demand.trials for one, demand in zip(seconds, demands, strict=True))
     share = max(_SHORTEST, total / (_ROUNDS * max(1, slots)))
-    goal = min(target, share)
+    # The trials of a batch take no less than what is prepared for them.
+    prepare = [pilot.prepare(place) for place in range(len(demands))]
+    goals = [max(before, min(target - before, share)) for before in prepare]
     return tuple(
-        _even(demand.trials, max(1, min(most, int(goal / max(one, 1e-9)))))
-        for one, demand in zip(seconds, demands, strict=True)
+        _even(demand.trials, max(1, min(most, int(goal / one))))
+        for one, goal, demand in zip(seconds, goals, demands, strict=True)
     )
 
 

@@ -60,13 +60,19 @@ class Results(Struct, frozen=True, kw_only=True):
     files: dict[str, bytes] = field(default_factory=dict)
 
 
+# A counter that divisible workloads give back: s that a batch took before its events or trials.
+PREPARE_SECONDS = "prepare_seconds"
+
+
 class Workload(Protocol):
     """A kind of work that splits into independent batches."""
 
-    # Modules that the warm process on the host imports once, before any batch.
-    preload: ClassVar[tuple[str, ...]]
     # False: batches write no files, and run without a folder of their own.
     uses_folder: ClassVar[bool]
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Modules that the warm process on the host imports once, before any batch."""
 
     def plan(self) -> Plan:
         """Split the work into batches. Reads inputs, changes nothing, starts nothing."""

@@ -7,6 +7,7 @@ gives the same numbers in other files.
 
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -24,10 +25,15 @@ from dask_runner.trials.job import Job
 from dask_runner.trials.model import describe_point
 from dask_runner.trials.models import ModelSpec
 from dask_runner.trials.points import Demand, point_label
-from dask_runner.workloads.interface import MergedFile, MergeRequest, Plan, Results
+from dask_runner.workloads.interface import (
+    PREPARE_SECONDS,
+    MergedFile,
+    MergeRequest,
+    Plan,
+    Results,
+)
 
 _FAILED = ".failed.json"
-_LONGEST_LABEL = 120
 
 
 class Trials(Struct, frozen=True, kw_only=True):
@@ -36,7 +42,6 @@ class Trials(Struct, frozen=True, kw_only=True):
     `max_failed` is the share of failed trials with which a batch is still done.
     """
 
-    preload: ClassVar[tuple[str, ...]] = ("dask_runner.workloads.trials", "scipy.special")
     uses_folder: ClassVar[bool] = False
 
     model: ModelSpec
@@ -48,11 +53,18 @@ class Trials(Struct, frozen=True, kw_only=True):
     max_failed: float = 0.1
     notes: tuple[str, ...] = ()
 
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """With the module of a built-in model; a user's may do anything when it is imported."""
+        module, _, _ = models.MODELS.get(self.model.name, "").partition(":")
+        common = ("dask_runner.workloads.trials", "scipy.special")
+        return (*common, module) if module else common
+
     def plan(self) -> Plan:
         """The batches in the order of the grid. Raises UsageError if there is nothing to do."""
         if not self.demands:
             raise UsageError("no points: nothing to do")
-        tables.check_fields(self.fields)
+        tables.check_fields(self.fields, {name for one in self.demands for name in one.point})
         ranges = (
             (demand.point, 0, demand.trials, size)
             for demand, size in zip(self.demands, self.sizes, strict=True)
@@ -92,8 +104,10 @@ class Trials(Struct, frozen=True, kw_only=True):
 
     def run(self, batch: Batch, folder: Path) -> Results:  # noqa: ARG002  # nothing is written
         """Run the batch's trials. Raises BatchFailedError if too many fail."""
-        model = models.load(self.model)
+        began = time.perf_counter()
         point = batch.parameters["point"]
+        sampler = models.load(self.model).sampler(point)
+        prepared = time.perf_counter() - began
         job = Job(
             model=self.model.name,
             seed=self.seed,
@@ -104,12 +118,16 @@ class Trials(Struct, frozen=True, kw_only=True):
             timeout=self.trial_timeout,
             max_failed=self.max_failed,
         )
-        done = running.run(model.sampler(point), job)
+        done = running.run(sampler, job)
         table_name, failed_name = (output.name for output in batch.outputs)
         files = {table_name: tables.encode_table(done.table)}
         if done.failures:
             files[failed_name] = tables.encode_failures(done.failures)
-        counters = {"trials": float(batch.count), "failed_trials": float(done.failed)}
+        counters = {
+            "trials": float(batch.count),
+            "failed_trials": float(done.failed),
+            PREPARE_SECONDS: prepared + done.warm_up,
+        }
         return Results(counters=counters, files=files)
 
     def merge(self, request: MergeRequest) -> list[MergedFile]:
@@ -126,16 +144,15 @@ class Trials(Struct, frozen=True, kw_only=True):
             ),
         )
         names = list(dict.fromkeys(n for part in parts for n in part.batch.parameters["point"]))
-        columns = [
-            tables.with_point(
+        pieces = [
+            (
                 np.load(part.folder / text_to_path(part.batch.outputs[0].name)),
                 part.batch.parameters["point"],
-                names,
                 int(part.batch.parameters["first"]),
             )
             for part in parts
         ]
-        table = np.concatenate(columns)
+        table = tables.joined(pieces, names)
         target = request.folder / "trials.npy"
         data = tables.encode_table(table)
         target.write_bytes(data)

@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 from dask_runner.batch import Batch
 from dask_runner.dividing import Dividing
 from dask_runner.manifest import Verdict, read_state
+from dask_runner.workloads.interface import PREPARE_SECONDS
 
 EVENTS = 10
 
@@ -36,11 +37,12 @@ def manifest(tmp_path):
         yield found
 
 
-def dividing(manifest, seconds=None, target=4.0, workload=None):
-    """With one batch done that took so many seconds."""
+def dividing(manifest, seconds=None, target=4.0, workload=None, prepare=0.0):
+    """With one batch done that took so many seconds, `prepare` of them before its events."""
     found = Dividing(manifest, workload or Divisible(), target=target)
     if seconds is not None:
-        found.learn(structs.replace(good(0), wall=seconds))
+        counters = {PREPARE_SECONDS: prepare}
+        found.learn(structs.replace(good(0), wall=seconds, counters=counters))
     return found
 
 
@@ -61,6 +63,15 @@ def test_the_last_batches_are_divided_for_idle_slots(manifest):
     assert len(dividing(manifest, 7.0).cut([5], idle=3, waiting=1)) == 3
     # But not into pieces that cost more than they gain.
     assert dividing(manifest, 1.9).cut([4], idle=8, waiting=1) == [4]
+
+
+def test_no_part_works_for_less_than_its_preparation_takes(manifest):
+    # Parts would take as long as the whole.
+    assert dividing(manifest, 10.0, prepare=9.0).cut([1], idle=0, waiting=5) == [1]
+    assert dividing(manifest, 10.0, prepare=9.0).cut([1], idle=9, waiting=1) == [1]
+    # 12 s of work after 3 of preparation: no more than 4 parts, though one may take 4 s.
+    assert len(dividing(manifest, 15.0, prepare=3.0).cut([1], idle=0, waiting=5)) == 4
+    assert len(dividing(manifest, 15.0, prepare=1.0).cut([2], idle=0, waiting=5)) == 5
 
 
 def test_nothing_is_divided_before_its_cost_is_known(manifest):

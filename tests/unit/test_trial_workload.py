@@ -1,15 +1,19 @@
 """The workload of trials: exact ranges, names that nobody shares, sizes by time."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dask_runner.batch import RETURNED_MAX
-from dask_runner.errors import UsageError
+from dask_runner.errors import BadInputError, UsageError
 from dask_runner.trials.models import ModelSpec
 from dask_runner.trials.pilot import PilotResult, PointCost
 from dask_runner.trials.points import Demand, parse_grid
 from dask_runner.trials.sizing import batch_sizes
+from dask_runner.trials.tables import joined, table_type
+from dask_runner.workloads.interface import PREPARE_SECONDS
 from dask_runner.workloads.trials import Trials, wanted_ranges
 
 FIELDS = {"ts": "<f8"}
@@ -76,9 +80,43 @@ def test_only_what_is_missing_is_wanted():
         wanted_ranges(there, [Demand(point={"a": 1}, trials=9)], [4])
 
 
-def pilot(*seconds, fields=FIELDS):
+def test_names_that_a_table_would_have_twice_are_refused():
+    for name in ("ts", "trial", "seed", "failed"):
+        with pytest.raises(BadInputError, match=f"'{name}'"):
+            workload([{"a": 1}, {name: 1}], 1, 1).plan()
+
+
+def test_a_batch_tells_what_its_preparation_took(tmp_path):
+    work = structs.replace(
+        workload([{"b": 3}], 10, 10),
+        model=ModelSpec(name="counting"),
+        fields={"n": "<i4", "ts": "<f8", "limit": "<f8"},
+    )
+    assert "dask_runner.trials.models.counting" in work.preload
+    (batch,) = work.plan().batches
+    counters = work.run(batch, tmp_path).counters
+    assert counters["trials"] == 10
+    assert 0 < counters[PREPARE_SECONDS] < 30
+
+
+def table(*values):
+    return np.array([(value, False) for value in values], table_type(FIELDS))
+
+
+def test_columns_of_parameters_have_one_type():
+    points = [{"kind": "signal"}, {"kind": 1, "mass": 2}, {"mass": 0.5}]
+    pieces = [(table(k), point, 10 * k) for k, point in enumerate(points)]
+    found = joined(pieces, ["kind", "mass"])
+    assert found["kind"].tolist() == ["signal", "1", ""]
+    assert found["mass"].tolist()[1:] == [2, 0.5]
+    assert np.isnan(found["mass"][0])
+    assert found["trial"].tolist() == [0, 10, 20]
+    assert found["ts"].tolist() == [0, 1, 2]
+
+
+def pilot(*seconds, fields=FIELDS, prepare=0.0):
     costs = tuple(
-        PointCost(point={"a": k}, seconds=one, prepare=0.0, tried=3)
+        PointCost(point={"a": k}, seconds=one, prepare=prepare, tried=3)
         for k, one in enumerate(seconds)
     )
     return PilotResult(fields=fields, costs=costs, places=tuple(range(len(seconds))))
@@ -98,6 +136,14 @@ def test_a_short_run_is_spread_over_the_slots():
     (size,) = batch_sizes(demands(1000), pilot(0.01), slots=4)
     assert 1000 / size >= 12
     assert batch_sizes(demands(1000), pilot(1e-6), slots=4) == (1000,)
+
+
+def test_trials_of_a_batch_take_no_less_than_their_preparation():
+    (size,) = batch_sizes(demands(10**7), pilot(0.001, prepare=10.0), slots=4)
+    assert size == pytest.approx(20 / 0.001, rel=0.01)
+    (size,) = batch_sizes(demands(10**7), pilot(0.001, prepare=100.0), slots=4)
+    assert size == pytest.approx(100 / 0.001, rel=0.01)
+    assert batch_sizes(demands(1000), pilot(0.001, prepare=5.0), slots=4) == (1000,)
 
 
 def test_a_batch_never_returns_more_than_it_may():
