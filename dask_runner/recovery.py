@@ -7,8 +7,9 @@ import logging
 import os
 from pathlib import Path
 
+from dask_runner.batch import Outcome
 from dask_runner.errors import BadInputError
-from dask_runner.files import fsync_folder, text_to_path
+from dask_runner.files import fsync_folder, sha256, text_to_path
 from dask_runner.manifest import Manifest, Note, NoteKind
 from dask_runner.publish import Publisher
 from dask_runner.run_folder import RunFolder
@@ -39,10 +40,25 @@ def recover(manifest: Manifest, folder: RunFolder, *, accept_changed_inputs: boo
     accepted = list(manifest.state.accepted)
     if accepted:
         _log.info("finishing the publication of %d batches", len(accepted))
+        for outcome in accepted:
+            _distrust(outcome, folder)
         Publisher(folder, manifest).publish(accepted)
     lost = verify(manifest.state, folder, thorough=False).lost
     if lost:
         take_back(manifest, folder, lost)
+
+
+def _distrust(outcome: Outcome, folder: RunFolder) -> None:
+    """Put aside files of an accepted attempt that are not what was hashed: nothing made them
+    durable, and after a loss of power a file may have its size and not its content. Publication
+    then refuses the attempt, and the batch is done again.
+    """
+    home = folder.attempt(outcome.batch, outcome.attempt)
+    for output in outcome.outputs:
+        path = home / text_to_path(output.name)
+        if path.is_file() and sha256(path) != output.sha256:
+            _log.warning("output of batch %d did not survive: %s", outcome.batch, path)
+            _move_aside(path, folder.attempts / "damaged")
 
 
 def take_back(manifest: Manifest, folder: RunFolder, lost: tuple[LostOutput, ...]) -> None:

@@ -137,6 +137,23 @@ def test_recovery_completes_a_publication_from_every_moment(folder, moment):
     assert folder.output("0.txt").read_bytes() == CONTENT + b"0"
 
 
+def test_recovery_does_not_publish_what_a_loss_of_power_has_spoiled(folder):
+    with create(folder) as manifest:
+        for index in range(3):
+            attempt(manifest, index)
+        spoiled = folder.attempt(1, 1) / "1.txt"
+        spoiled.chmod(0o644)
+        spoiled.write_bytes(bytes(len(CONTENT + b"1")))
+    with Manifest.open(folder) as manifest:
+        recover(manifest, folder)
+        state = manifest.state
+        assert [state.verdict(i) for i in range(3)] == ["done", "failed", "done"]
+        assert not folder.output("1.txt").exists()
+        assert Publisher(folder, manifest).publish([attempt(manifest, 1, 2)]) == []
+    assert (folder.attempts / "damaged" / "1.txt.1").is_file()
+    assert verify(read_state(folder.manifest), folder, thorough=True).good
+
+
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "rewritten"])
 def test_verify_and_recovery_find_a_lost_output_and_redo_just_that_batch(folder, damage):
     with create(folder) as manifest:
