@@ -9,14 +9,18 @@ from array import array
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
 from dask_runner.batch import FailureKind, Outcome
 from dask_runner.files import path_to_text, text_to_path
 from dask_runner.manifest import NoteKind, RunState, Verdict
+from dask_runner.seeds import canonical_point
 from dask_runner.workloads import counted
 
+# The points of a run of trials that are named for their failed trials.
+_POINTS_NAMED = 20
 # Seeing which hosts share a failure helps; a list of hundreds does not.
 _HOSTS_NAMED = 20
 
@@ -99,10 +103,28 @@ class HostSummary(Struct, frozen=True, kw_only=True):
     max_rss: int
 
 
+class FailingPoint(Struct, frozen=True, kw_only=True):
+    """A point of a run of trials where `failed` of the `trials` that are done failed."""
+
+    point: dict[str, Any]
+    trials: int
+    failed: int
+
+
+class FailedTrials(Struct, frozen=True, kw_only=True):
+    """How many of the trials that are done failed, at how many points; `worst` are those where the
+    largest share did.
+    """
+
+    failed: int
+    points: int
+    worst: tuple[FailingPoint, ...]
+
+
 class Summary(Struct, frozen=True, kw_only=True):
     """A run in numbers. `total`, `done`, `failed` and `pending` count batches; `running` are those
-    of the pending ones that are at work now. `unit` is what `events` counts. `rerun` is the command that does what is left, "" if
-    nothing is.
+    of the pending ones that are at work now. `unit` is what `events` counts. `rerun` is the command
+    that does what is left, "" if nothing is. `failed_trials` is None for what is no run of trials.
     """
 
     timestamp: str
@@ -127,6 +149,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     outputs: str
     output_bytes: int
     rerun: str
+    failed_trials: FailedTrials | None = None
 
 
 def summarize(state: RunState, *, active: bool = False) -> Summary:
@@ -163,6 +186,7 @@ def summarize(state: RunState, *, active: bool = False) -> Summary:
         outputs=path_to_text(state.folder.outputs),
         output_bytes=state.output_bytes,
         rerun=rerun_command(state),
+        failed_trials=_failed_trials(state) if header.workload.name == "trials" else None,
     )
 
 
@@ -238,6 +262,30 @@ class _Group:
 
 def _log_path(state: RunState, name: str) -> str:
     return path_to_text(state.folder.attempts / text_to_path(name))
+
+
+def _failed_trials(state: RunState) -> FailedTrials:
+    """Trials fail in batches that are done."""
+    counts: dict[bytes, list[int]] = {}
+    points: dict[bytes, dict[str, Any]] = {}
+    for index in state.indices(Verdict.DONE):
+        batch, outcome = state.batches[index], state.last_outcome(index)
+        key = canonical_point(batch.parameters["point"])
+        points.setdefault(key, batch.parameters["point"])
+        total = counts.setdefault(key, [0, 0])
+        total[0] += batch.count
+        total[1] += 0 if outcome is None else int(outcome.counters.get("failed_trials", 0))
+    failing = [
+        FailingPoint(point=points[key], trials=trials, failed=failed)
+        for key, (trials, failed) in counts.items()
+        if failed
+    ]
+    failing.sort(key=lambda one: -one.failed / one.trials)
+    return FailedTrials(
+        failed=sum(one.failed for one in failing),
+        points=len(failing),
+        worst=tuple(failing[:_POINTS_NAMED]),
+    )
 
 
 def _hosts(state: RunState) -> tuple[HostSummary, ...]:

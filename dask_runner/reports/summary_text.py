@@ -15,11 +15,13 @@ from dask_runner.reports.layout import (
     table,
     verdict,
 )
-from dask_runner.summary import Cause, HostSummary, Summary
+from dask_runner.summary import Cause, FailedTrials, HostSummary, Summary
+from dask_runner.trials.model import describe_point
 
 _CAUSES_SHOWN = 10
 _HOSTS_SHOWN = 20
 _NOTES_SHOWN = 20
+_POINTS_SHOWN = 3
 _VERDICTS = {
     "done": "done: every batch is done",
     "failed": "failed: every batch was tried, some failed",
@@ -42,14 +44,27 @@ def summary(view: Summary) -> Pieces:
 
 
 def headline(view: Summary) -> Pieces:
-    """The run's name and verdict."""
+    """The run's name and verdict, and whether trials failed: then it is done all the same."""
     return [
         Text.assemble(
             ("run ", "bold"),
             cell(f"{view.timestamp} ({view.workload}): ", "bold"),
             verdict(_VERDICTS[view.verdict]),
-        )
+        ),
+        *_failed_trials(view.failed_trials),
     ]
+
+
+def _failed_trials(found: FailedTrials | None) -> Pieces:
+    if found is None or not found.failed:
+        return []
+    worst = "; ".join(
+        f"{describe_point(one.point)}: {one.failed} of {one.trials}"
+        for one in found.worst[:_POINTS_SHOWN]
+    )
+    others = "; ..." if found.points > _POINTS_SHOWN else ""
+    what = f"{plural(found.failed, 'failed trial')} at {plural(found.points, 'point')}"
+    return [cell(f"{what}, left out of results: {worst}{others}")]
 
 
 def _facts(view: Summary) -> list[tuple[str, str]]:

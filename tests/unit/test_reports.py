@@ -110,7 +110,7 @@ def test_json_of_a_summary_has_the_documented_keys(manifest):
     assert set(answer) == {
         "timestamp", "label", "workload", "verdict", "total", "done", "failed", "pending",
         "running", "unit", "events", "created", "last", "timings", "rates", "causes", "hosts",
-        "failed_attempts", "folder", "outputs", "output_bytes", "rerun",
+        "failed_attempts", "folder", "outputs", "output_bytes", "rerun", "failed_trials",
     }  # fmt: skip
     assert set(answer["events"]) == {"total", "done", "failed", "pending"}
     assert set(answer["timings"]) == {

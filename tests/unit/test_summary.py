@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reading_runs import FIRST, cluster_note, create, fail, start, succeed
 
-from dask_runner.batch import FailureKind
-from dask_runner.manifest import Note, NoteKind, read_state
+from dask_runner.batch import Batch, FailureKind, Outcome, OutcomeStatus, WorkloadSpec
+from dask_runner.manifest import Done, Header, Manifest, Note, NoteKind, Started, read_state
+from dask_runner.reports.summary_text import headline
+from dask_runner.run_folder import RunFolder
 from dask_runner.summary import RunVerdict, Summary, quantile, summarize
 
 
@@ -45,6 +47,36 @@ def test_counts_and_numbers(mixed):
     assert summary.rates.events_per_slot == pytest.approx(50 / 8)
     hosts = {host.host: (host.done, host.failed) for host in summary.hosts}
     assert hosts == {"tev1": (2, 1), "tev2": (0, 1)}
+
+
+def test_failed_trials_are_told_by_point(tmp_path):
+    folder = RunFolder.at(tmp_path / FIRST)
+    folder.path.mkdir()
+    header = Header(timestamp=FIRST, workload=WorkloadSpec(name="trials", configuration={}), seed=1)
+    masses = (1, 2, 2.0, 3)
+    batches = [
+        Batch(index=k, workload="trials", count=10, parameters={"point": {"mass": mass}})
+        for k, mass in enumerate(masses)
+    ]
+    with Manifest.create(folder, header, [], batches) as manifest:
+        for index, failed in enumerate((1, 4, 4)):
+            one = (index, 1)
+            outcome = Outcome(
+                batch=index,
+                attempt=1,
+                status=OutcomeStatus.DONE,
+                counters={"trials": 10.0, "failed_trials": float(failed)},
+            )
+            manifest.record(Started(attempts=(one,)), outcome, Done(attempts=(one,)))
+        summary = summarize(manifest.state)
+    told = summary.failed_trials
+    assert (told.failed, told.points) == (9, 2)
+    assert [(one.point, one.trials, one.failed) for one in told.worst] == [
+        ({"mass": 2}, 20, 8),
+        ({"mass": 1}, 10, 1),
+    ]
+    text = "\n".join(str(piece) for piece in headline(summary))
+    assert "9 failed trials at 2 points, left out of results: mass=2: 8 of 20; mass=1: 1" in text
 
 
 def test_rate_is_over_the_span_of_the_record(tmp_path):
