@@ -5,8 +5,8 @@ the first trials in order of their index, so that the answer does not depend on 
 """
 
 import re
-from collections.abc import Callable
-from math import inf, sqrt
+from collections.abc import Callable, Collection
+from math import inf, isfinite, sqrt
 from typing import Final
 
 import numpy as np
@@ -38,6 +38,16 @@ class Condition(Struct, frozen=True, kw_only=True):
         """The quantity for trials of one point. Raises UsageError for an unknown field."""
         return _QUANTITIES[self.quantity](trials, *self.arguments)
 
+    def check(self, fields: Collection[str]) -> None:
+        """Raises UsageError unless trials have the fields that this is about."""
+        wanted = _CLS_FIELDS if self.quantity == "cls_error" else self.arguments[:1]
+        for field in wanted:
+            if field not in fields:
+                raise UsageError(
+                    f"--until {self.text!r}: no field {field!r}",
+                    hint=f"there are: {', '.join(fields)}",
+                )
+
     def holds(self, trials: TrialData) -> bool:
         """NaN and what cannot be told yet do not hold."""
         value = self.value(trials)
@@ -68,17 +78,31 @@ def parse(text: str) -> Condition:
     below = comparison.startswith("<")
     if below == (name == "exceedances"):
         raise UsageError(f"--until {text!r}: that would be true at once", hint=hint)
-    for argument in arguments[1:]:
-        _number(argument)
-    return Condition(
-        text=text, quantity=name, arguments=arguments, below=below, bound=_number(bound)
-    )
+    _check_arguments(name, arguments)
+    limit = _number(bound)
+    if _SIGMA.fullmatch(bound) or limit <= 0:
+        raise UsageError(f"--until {text!r}: {bound} is not a number above 0", hint=hint)
+    return Condition(text=text, quantity=name, arguments=arguments, below=below, bound=limit)
+
+
+def _check_arguments(name: str, arguments: tuple[str, ...]) -> None:
+    last = arguments[-1]
+    if name == "cls_error":
+        _place(last)
+    elif name in {"error", "relative_error"} or _SIGMA.fullmatch(last):
+        _share(last)
+    else:
+        _number(last)
 
 
 def looked_at(have: int, most: int) -> int:
-    """At how many of the trials that there are a condition is looked at."""
-    if have >= most or have < FIRST:
+    """At how many of the trials that there are a condition is looked at; 0, at which none holds, if
+    there are too few.
+    """
+    if have >= most:
         return have
+    if have < FIRST:
+        return 0
     number = FIRST
     while 2 * number <= have:
         number *= 2
@@ -125,14 +149,19 @@ def _exceedances(trials: TrialData, field: str, threshold: str) -> float:
 def _cls_error(trials: TrialData, place: str) -> float:
     from dask_runner.stats.hypotest import expected_cls  # noqa: PLC0415  # for one model only
 
-    if place not in _PLACES:
-        raise UsageError(f"--until: cls_error({place}): one of {', '.join(_PLACES)} sigma")
     q_b = trials.column("q_b")
     if not len(q_b):
         return inf
-    return expected_cls(trials.column("q_sb"), q_b).errors[_PLACES.index(place)]
+    return expected_cls(trials.column("q_sb"), q_b).errors[_place(place)]
 
 
+def _place(text: str) -> int:
+    if text not in _PLACES:
+        raise UsageError(f"--until: cls_error({text}): one of {', '.join(_PLACES)} sigma")
+    return _PLACES.index(text)
+
+
+_CLS_FIELDS: Final = ("q_sb", "q_b")
 # Where in the band that is expected without signal, in sigma.
 _PLACES: Final = ("-2", "-1", "0", "1", "2")
 
@@ -157,6 +186,9 @@ def _share(text: str) -> float:
 def _number(text: str) -> float:
     match = _SIGMA.fullmatch(text)
     try:
-        return float(match[1] if match else text)
+        number = float(match[1] if match else text)
     except ValueError:
         raise UsageError(f"--until: {text!r} is not a number") from None
+    if not isfinite(number):
+        raise UsageError(f"--until: {text!r} is not a finite number")
+    return number

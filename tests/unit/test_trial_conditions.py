@@ -52,8 +52,6 @@ def test_shares_and_exceedances(trials):
 
 def test_the_error_of_cls(trials):
     assert 0 < value("cls_error(0) < 1", trials) < 0.05
-    with pytest.raises(UsageError, match="-2, -1, 0, 1, 2"):
-        value("cls_error(0.5) < 1", trials)
 
 
 def test_no_good_trial_is_no_precision(trials):
@@ -72,6 +70,13 @@ def test_no_good_trial_is_no_precision(trials):
         ("exceedances(x, 5) < 1", "true at once"),
         ("error(x, 0.5) < many", "not a number"),
         ("error(x, half) < 1", "not a number"),
+        ("error(x, 0.5) < nan", "not a finite number"),
+        ("error(x, 0.5) < 1e400", "not a finite number"),
+        ("error(x, 0.5) < 0", "not a number above 0"),
+        ("error(x, 0.5) < 5sigma", "not a number above 0"),
+        ("error(x, 50) < 1", "no share"),
+        ("exceedances(x, 50sigma) >= 10", "no share"),
+        ("cls_error(0.5) < 1", "-2, -1, 0, 1, 2"),
     ],
 )
 def test_what_is_no_condition(text, words):
@@ -79,11 +84,13 @@ def test_what_is_no_condition(text, words):
         parse(text)
 
 
-def test_unknown_fields_and_shares_are_named(trials):
+def test_unknown_fields_are_named_before_there_are_trials(trials):
     with pytest.raises(UsageError, match="no field 'limit'"):
-        parse("error(limit, 0.5) < 1").holds(trials)
-    with pytest.raises(UsageError, match="no share"):
-        parse("error(x, 50) < 1").holds(trials)
+        parse("error(limit, 0.5) < 1").check(trials.fields)
+    with pytest.raises(UsageError, match="no field 'q_sb'"):
+        parse("cls_error(0) < 1").check(["x"])
+    parse("cls_error(0) < 1").check(trials.fields)
+    parse("p_error(x, 10) < 1").check(trials.fields)
 
 
 def test_numbers_double_up_to_the_most():
@@ -94,6 +101,7 @@ def test_numbers_double_up_to_the_most():
     assert numbers == [1000, 2000, 4000, 8000, 10_000]
     assert next_number(0, 300) == 300
     there = (300, 1000, 1999, 4000, 5000)
-    assert [looked_at(n, 10_000) for n in there] == [300, 1000, 1000, 4000, 4000]
+    assert [looked_at(n, 10_000) for n in there] == [0, 1000, 1000, 4000, 4000]
     assert looked_at(5000, 5000) == 5000
+    assert looked_at(300, 300) == 300
     assert conditions.MOST >= 10**7
