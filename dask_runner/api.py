@@ -236,20 +236,16 @@ def throw_trials(
     target = _target(settings, rest)
     request = trial_runs.TrialRequest(
         model=model,
-        grid=tuple(grid) if not isinstance(grid, Mapping) else tuple(map(_axis, grid.items())),
-        fixed=tuple(f"{name}={value}" for name, value in (fixed or {}).items()),
+        points=trial_runs.make_points(grid, fixed or {}),
         counts=(number,) if isinstance(number, str) else _counts(number),
         options=dict(model_options or {}),
         batch_size=batch_size,
+        ship=tuple(Path(path) for path in rest.get("ship", ())),
+        import_path=tuple(str(Path(path).absolute()) for path in rest.get("import_path", ())),
     )
     planned = trial_runs.plan(request, settings, target)
-    rest["ship"] = (*planned.ship, *rest.get("ship", ()))
+    rest["ship"] = planned.ship
     return _start(planned.workload, settings, **rest)
-
-
-def _axis(item: tuple[str, Iterable[Value]]) -> str:
-    name, values = item
-    return f"{name}={','.join(map(str, values))}"
 
 
 def _counts(number: int | Sequence[str]) -> tuple[str, ...]:

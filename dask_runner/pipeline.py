@@ -192,17 +192,26 @@ def rerun(path: Path, request: RerunRequest, *, control: Control, progress: Prog
         return summarize(manifest.state)
 
 
-def extend(path: Path, make: Callable[[RunState], Extension], *, break_lock: bool = False) -> int:
+def extend(path: Path, make: Callable[[RunState], Extension]) -> int:
     """Add work to the run at `path`, as `make` says after looking at what there is; `rerun` does
-    it. Returns the number of new batches.
+    it. Returns the number of new batches. Raises UsageError if the run has got others meanwhile.
     """
-    with Manifest.open(path, break_lock=break_lock) as manifest:
-        extension = make(manifest.state)
-        if extension.batches:
-            taken = existing_outputs(Plan(batches=list(extension.batches)), manifest.folder.outputs)
-            if taken:
-                raise UsageError("\n  ".join(taken[:_SHOWN]), hint="move away what is there")
-            manifest.record(extension, durable=True)
+    # Without the lock: `make` may try the model in a child, which would hold the lock beyond us.
+    state = read_state(path)
+    planned = len(state.batches)
+    extension = make(state)
+    if not extension.batches:
+        return 0
+    with Manifest.open(path) as manifest:
+        if len(manifest.state.batches) != planned:
+            raise UsageError(
+                f"run {manifest.folder.timestamp} was extended by another command meanwhile",
+                hint="look at it, then do it again",
+            )
+        taken = existing_outputs(Plan(batches=list(extension.batches)), manifest.folder.outputs)
+        if taken:
+            raise UsageError("\n  ".join(taken[:_SHOWN]), hint="move away what is there")
+        manifest.record(extension, durable=True)
         return len(extension.batches)
 
 

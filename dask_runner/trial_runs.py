@@ -4,22 +4,32 @@ Owns what of a command line or a call becomes the workload. Refuses to dispatch:
 """
 
 import importlib
+import itertools
+import math
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from dask_runner.errors import UsageError
+from dask_runner import shipping
+from dask_runner.errors import RunnerError, UsageError
 from dask_runner.files import sha256
 from dask_runner.identity import whoami
 from dask_runner.manifest import Extension, RunState, Verdict
 from dask_runner.opening import Target
 from dask_runner.progress import duration
 from dask_runner.prospect import Prospects
+from dask_runner.run_folder import RunFolder
+from dask_runner.seeds import Value, canonical_point
 from dask_runner.settings import Settings
 from dask_runner.stats.forecast import Forecast, forecast
 from dask_runner.trial_results import load, workload_of
@@ -30,25 +40,38 @@ from dask_runner.trials.model import Model, describe_point
 from dask_runner.trials.models import ModelSpec
 from dask_runner.trials.pilot import PilotResult, check_points, measure
 from dask_runner.trials.points import Demand, Point, parse_counts, parse_grid
+from dask_runner.versions import versions
+from dask_runner.workloads.shipped import VARIABLE, module_names, put_first, show
 from dask_runner.workloads.trials import Trials, wanted_ranges
+
+# Seconds for preparing points that the pilot does not try.
+_PREPARING = 0.5
 
 
 class TrialRequest(Struct, frozen=True, kw_only=True):
     """What is wanted: `model` by name, or as FILE.py:function; `grid`, `fixed` and `counts` as
-    --grid, --set and -n say them; `options` are of a built-in model (config, workspace ...);
-    `batch_size` in trials, 0 if by time.
+    --grid, --set and -n say them, or `points` in place of the first two; `options` are of a
+    built-in model (config, workspace ...); `batch_size` in trials, 0 if by time. `ship` and
+    `import_path` are what the batches get.
     """
 
-    model: str
+    model: str = ""
+    points: tuple[Point, ...] = ()
     grid: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     counts: tuple[str, ...] = ()
     options: dict[str, Any] = {}
     batch_size: int = 0
+    ship: tuple[Path, ...] = ()
+    import_path: tuple[str, ...] = ()
+
+    def all_points(self) -> list[Point]:
+        """The points that are named; only one without parameters if none is."""
+        return list(self.points) or parse_grid(self.grid, self.fixed)
 
 
 class Planned(Struct, frozen=True, kw_only=True):
-    """A workload, the files that have to be sent along for its model, and what it will cost."""
+    """A workload, all that has to be sent along, and what it will cost."""
 
     workload: Any
     ship: tuple[Path, ...] = ()
@@ -60,22 +83,23 @@ def plan(request: TrialRequest, settings: Settings, target: Target) -> Planned:
     """Load the model, try it, and divide the work. Raises UsageError or BadInputError for whatever
     is wrong with the model, the grid or the numbers, before anything is started.
     """
-    points = parse_grid(request.grid, request.fixed)
+    points = request.all_points()
     if not request.counts:
         raise UsageError("how many trials? -n NUMBER for each point")
     demands = parse_counts(request.counts, points)
-    name, ship = _name_and_file(request.model)
-    model = _load(name, ship, request.options, points)
-    spec = models.spec_of(name, model)
-    return _planned(
-        spec,
-        model,
-        demands,
-        ship=ship,
-        batch_size=request.batch_size,
-        settings=settings,
-        target=target,
-    )
+    name, file = _name_and_file(request.model)
+    ship = tuple(dict.fromkeys(path.expanduser().absolute() for path in (*file, *request.ship)))
+    with _copied(ship) as copy, _as_on_hosts(copy, request.import_path):
+        model = _load(name, request.options, points)
+        planned = _planned(
+            models.spec_of(name, model),
+            model,
+            demands,
+            batch_size=request.batch_size,
+            settings=settings,
+            target=target,
+        )
+    return msgspec.structs.replace(planned, ship=ship)
 
 
 def _planned(
@@ -83,14 +107,20 @@ def _planned(
     model: Model,
     demands: Sequence[Demand],
     *,
-    ship: tuple[Path, ...] = (),
+    fields: Mapping[str, str] | None = None,
     batch_size: int,
     settings: Settings,
     target: Target,
 ) -> Planned:
+    """`fields` are those that a run has already."""
     points = [demand.point for demand in demands]
     check_points(model, spec.name, points)
     pilot = measure(model, spec.name, points, settings.run.seed)
+    if spec.name in models.MODELS:
+        _prepare(model, spec.name, points)
+    if fields is not None:
+        _check_fields(pilot.fields, fields)
+        pilot = msgspec.structs.replace(pilot, fields=dict(fields))
     slots = max(1, Prospects(settings, target).tell(len(demands), None).slots)
     workload = Trials(
         model=spec,
@@ -109,7 +139,81 @@ def _planned(
     expected = forecast(trials, cost / trials, slots=slots)
     notes = (*_notes(expected, slots, pilot, points), *getattr(model, "notes", ()))
     workload = msgspec.structs.replace(workload, notes=notes)
-    return Planned(workload=workload, ship=ship, pilot=pilot, forecast=expected)
+    return Planned(workload=workload, pilot=pilot, forecast=expected)
+
+
+def _prepare(model: Model, name: str, points: Sequence[Point]) -> None:
+    """Find points that make no sense among those that the pilot has left out, as far as there is
+    time.
+    """
+    deadline = time.monotonic() + _PREPARING
+    for point in points:
+        if time.monotonic() > deadline:
+            return
+        try:
+            model.sampler(point)
+        except RunnerError as error:
+            raise UsageError(
+                f"model {name} at {describe_point(point)}: {error.message}", hint=error.hint
+            ) from error
+
+
+def _check_fields(found: Mapping[str, str], there: Mapping[str, str]) -> None:
+    """The pilot of a few trials may see integers where others have fractions."""
+    if found.keys() != there.keys() or not all(
+        np.can_cast(found[name], there[name], "same_kind") for name in found
+    ):
+        raise UsageError(f"the model now gives the fields {found}, the run has {dict(there)}")
+
+
+@contextmanager
+def _copied(paths: Sequence[Path]) -> Iterator[Path | None]:
+    """The folder that hosts would get of what is shipped, None if nothing is."""
+    if not paths:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="dask-runner-") as place:
+        folder = RunFolder.at(Path(place))
+        yield folder.shipped(shipping.ship(paths, folder).sha256)
+
+
+@contextmanager
+def _as_on_hosts(shipped: Path | None, import_path: Sequence[str]) -> Iterator[None]:
+    """Import what batches import: what is shipped and in `import_path`, not what happens to be in
+    the user's current folder or beside the model's file. Afterwards this process is as it was.
+    """
+    names = set() if shipped is None else set(module_names(shipped))
+    path, modules, no_bytecode = [*sys.path], _modules(names), sys.dont_write_bytecode
+    variables = {name: os.environ.get(name) for name in (VARIABLE, "PYTHONDONTWRITEBYTECODE")}
+    try:
+        if sys.path and sys.path[0] in {"", os.getcwd()} - _configured():  # noqa: PTH109
+            del sys.path[0]
+        sys.path[:0] = import_path
+        if shipped is not None:
+            put_first(shipped)
+            show(shipped)
+        yield
+    finally:
+        sys.path[:], sys.dont_write_bytecode = path, no_bytecode
+        for name in _modules(names):
+            del sys.modules[name]
+        sys.modules.update(modules)
+        importlib.invalidate_caches()
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _configured() -> set[str]:
+    """The folders that processes which are started here import from."""
+    return set(os.environ.get("PYTHONPATH", "").split(os.pathsep))
+
+
+def _modules(names: set[str]) -> dict[str, ModuleType]:
+    """Those under these top-level names that are imported now."""
+    return {name: it for name, it in sys.modules.items() if name.partition(".")[0] in names}
 
 
 def extension(
@@ -142,17 +246,16 @@ def grown(
 ) -> Extension:
     """The batches that a run lacks to these demands; `text` says why they are wanted."""
     workload = workload_of(state)
-    planned = _planned(
-        workload.model,
-        models.load(workload.model),
-        demands,
-        batch_size=request.batch_size,
-        settings=settings,
-        target=target,
-    )
-    if planned.pilot.fields != workload.fields:
-        raise UsageError(
-            f"the model now gives the fields {planned.pilot.fields}, the run has {workload.fields}"
+    shipped = shipping.shipped_folder(state.header, state.folder)
+    with _as_on_hosts(shipped, state.header.import_path):
+        planned = _planned(
+            workload.model,
+            models.load(workload.model),
+            demands,
+            fields=workload.fields,
+            batch_size=request.batch_size,
+            settings=settings,
+            target=target,
         )
     ranges = wanted_ranges(live_batches(state), demands, planned.workload.sizes)
     batches = workload.batches(ranges, first_index=len(state.batches))
@@ -160,11 +263,24 @@ def grown(
 
 
 class Goal(Struct, frozen=True, kw_only=True):
-    """`--until`: the conditions, what is asked for, and the same with only the first trials."""
+    """`--until`: the conditions, what is asked for, the same with only the first trials, and the
+    most trials of a point.
+    """
 
     conditions: tuple[Condition, ...]
     request: TrialRequest
     first: TrialRequest
+    most: int
+
+    def check(self, fields: Collection[str]) -> None:
+        """Raises UsageError if a condition is about a field that trials do not have."""
+        for condition in self.conditions:
+            condition.check(fields)
+
+    def of_the_run(self) -> "Goal":
+        """The same for all of the run, whatever has become of the files it was made from."""
+        request = TrialRequest(batch_size=self.request.batch_size)
+        return msgspec.structs.replace(self, request=request)
 
 
 def goal(request: TrialRequest, conditions: Sequence[str]) -> Goal:
@@ -172,15 +288,15 @@ def goal(request: TrialRequest, conditions: Sequence[str]) -> Goal:
     parsed = tuple(parse(text) for text in conditions)
     most = _most(request)
     first = msgspec.structs.replace(request, counts=(str(next_number(0, most)),))
-    return Goal(conditions=parsed, request=request, first=first)
+    return Goal(conditions=parsed, request=request, first=first, most=most)
 
 
 def _most(request: TrialRequest) -> int:
     if not request.counts:
         return MOST
-    if len(request.counts) > 1 or not request.counts[0].replace("e", "").isdigit():
+    if len(request.counts) > 1 or {":", "+"} & set(request.counts[0]):
         raise UsageError("--until: -n is one number, the most trials of a point")
-    return int(float(request.counts[0]))
+    return parse_counts(request.counts, [{}])[0].trials
 
 
 def prophecies(wanted: Goal, planned: Planned) -> tuple[str, ...]:
@@ -196,18 +312,23 @@ def prophecies(wanted: Goal, planned: Planned) -> tuple[str, ...]:
                 f"{condition.text} takes {trials:.2g} trials at each of {points} points: "
                 f"{duration(cost.cpu)} of CPU, {duration(cost.wall)} on {round(slots)} slots"
             )
-            if trials > _most(wanted.request):
-                lines.append(f"  but -n allows {_most(wanted.request)}: it will not be reached")
+            if trials > wanted.most:
+                lines.append(f"  but -n allows {wanted.most}: it will not be reached")
     return tuple(lines)
 
 
 def more(
     wanted: Goal, settings: Settings, target: Target, say: Callable[[str], None], state: RunState
 ) -> Extension:
-    """What has to be added to the run, none if all conditions hold (or -n is reached)."""
+    """What has to be added to the run, none if all conditions hold (or -n is reached), at the
+    points that are asked for; all of the run if none is.
+
+    Raises UsageError for another model, seed or NumPy than the run was made with.
+    """
+    check_same(state, wanted.request, settings)
     trials = load([state.folder.path])
-    most = {workload_of(state).point_key(point): _most(wanted.request) for point in trials.points}
-    demands = unsatisfied(state, trials, wanted.conditions, most)
+    points = wanted.request.all_points() if _names_points(wanted.request) else trials.points
+    demands = unsatisfied(trials, points, wanted.conditions, wanted.most)
     text = "--until " + " and ".join(condition.text for condition in wanted.conditions)
     if not demands:
         return Extension(batches=(), text=text, who=whoami())
@@ -218,19 +339,21 @@ def more(
 
 
 def unsatisfied(
-    state: RunState, trials: TrialData, conditions: Sequence[Condition], most: Mapping[str, int]
+    trials: TrialData, points: Sequence[Point], conditions: Sequence[Condition], most: int
 ) -> list[Demand]:
     """The points where a condition does not hold yet, with the number of trials at which they are
-    looked at next; `most` trials by point's key. Points that have most are left.
+    looked at next. Points that have `most` trials are left.
     """
-    workload, demands = workload_of(state), []
-    for point, there in trials:
-        have = len(there)
-        limit = most.get(workload.point_key(point), MOST)
-        seen = there.first_trials(looked_at(have, limit))
-        if all(condition.holds(seen) for condition in conditions):
-            continue
-        wanted = next_number(have, limit)
+    there = {canonical_point(point): its for point, its in trials}
+    demands = []
+    for point in points:
+        its = there.get(canonical_point(point))
+        have = 0 if its is None else len(its)
+        if its is not None:
+            seen = its.first_trials(looked_at(have, most))
+            if all(condition.holds(seen) for condition in conditions):
+                continue
+        wanted = next_number(have, most)
         if wanted > have:
             demands.append(Demand(point=point, trials=wanted))
     return demands
@@ -264,6 +387,18 @@ def check_same(state: RunState, request: TrialRequest, settings: Settings) -> No
     _check_same_file(request, workload)
 
 
+def differences(state: RunState) -> tuple[str, ...]:
+    """What is not as it was when the run was made, and may change last digits."""
+    made_with, here = state.header.versions.get("scipy"), versions().get("scipy")
+    if made_with is None or made_with == here:
+        return ()
+    warning = (
+        f"warning: run {state.folder.timestamp} was made with SciPy {made_with}, here is {here}: "
+        "what a model computes with it may differ in its last digits"
+    )
+    return (warning,)
+
+
 def _check_same_file(request: TrialRequest, workload: Trials) -> None:
     _, ship = _name_and_file(request.model)
     if ship and sha256(ship[0]) != workload.model.sha256:
@@ -283,8 +418,8 @@ def _extended_demands(state: RunState, workload: Trials, request: TrialRequest) 
         if before is None or before.trials < trials:
             there[key] = Demand(point=batch.parameters["point"], trials=trials)
     points: list[Point] = (
-        parse_grid(request.grid, request.fixed)
-        if request.grid or request.fixed
+        request.all_points()
+        if _names_points(request)
         else [demand.point for demand in there.values()]
     )
     if not request.counts:
@@ -303,6 +438,44 @@ def _extended_demands(state: RunState, workload: Trials, request: TrialRequest) 
     return demands
 
 
+def _names_points(request: TrialRequest) -> bool:
+    return bool(request.points or request.grid or request.fixed)
+
+
+def make_points(
+    grid: Mapping[str, Iterable[Value]] | Sequence[str], fixed: Mapping[str, Value]
+) -> tuple[Point, ...]:
+    """The product of the values of each parameter, or the points of texts as of --grid, with the
+    fixed parameters in front. Raises UsageError for what is no value of a parameter.
+    """
+    first = {name: _value(name, value) for name, value in fixed.items()}
+    if isinstance(grid, Mapping):
+        axes = [[(name, _value(name, value)) for value in values] for name, values in grid.items()]
+        points = [dict(parts) for parts in itertools.product(*axes)]
+    else:
+        points = parse_grid(grid)
+    twice = [name for name in first if any(name in point for point in points)]
+    if twice:
+        raise UsageError(f"the parameter {twice[0]} is in grid and in fixed")
+    if len({canonical_point(point) for point in points}) < len(points):
+        raise UsageError("grid has the same point twice")
+    if not points:
+        raise UsageError("grid has no points")
+    return tuple({**first, **point} for point in points)
+
+
+def _value(name: str, value: Any) -> Value:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not name.isidentifier():
+        raise UsageError(f"{name!r} is no name of a parameter")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise UsageError(f"{name}={value!r}: a parameter is a number or a text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name}={value}: not a finite number")
+    return value
+
+
 def _name_and_file(model: str) -> tuple[str, tuple[Path, ...]]:
     """The model's name, and its file if it is given as FILE.py:function."""
     place, colon, function = model.rpartition(":")
@@ -316,9 +489,7 @@ def _name_and_file(model: str) -> tuple[str, tuple[Path, ...]]:
     return model, ()
 
 
-def _load(
-    name: str, ship: Sequence[Path], options: dict[str, Any], points: Sequence[Point]
-) -> Model:
+def _load(name: str, options: dict[str, Any], points: Sequence[Point]) -> Model:
     given = {key: value for key, value in options.items() if value}
     if ":" not in name:
         made: Model = models.builtin(name).from_options(points=points, **given)
@@ -328,13 +499,6 @@ def _load(
             f"model {name}: --{next(iter(given))} is for built-in models",
             hint="--set NAME=VALUE gives a parameter of your function",
         )
-    folders = [str(path.parent) for path in ship] or [str(Path.cwd())]
-    sys.path[:] = [*folders, *(other for other in sys.path if other not in folders)]
-    module = name.partition(":")[0]
-    loaded = sys.modules.get(module)
-    if ship and loaded is not None and getattr(loaded, "__file__", None) != str(ship[0]):
-        del sys.modules[module]
-    importlib.invalidate_caches()
     return models.load_users(name)
 
 

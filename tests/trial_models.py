@@ -13,6 +13,11 @@ def simple(rng, mass, width=0.1):
     return {"x": rng.normal(mass, width), "n": int(rng.poisson(3))}
 
 
+def anything(rng, mass):
+    """Takes values that are no numbers too."""
+    return rng.random()
+
+
 def gated(rng, mass):
     """Says that it runs, and waits for a file that the test makes."""
     folder = Path(os.environ["TEST_FOLDER"])

@@ -51,8 +51,11 @@ class Manner:
         dry: bool = False,
         json: bool = False,
         target: "Target",
+        overrides: "dict[str, Any] | None" = None,
     ) -> None:
         self.target = target
+        # Of the run section of the settings that a run was made with.
+        self.overrides = overrides or {}
         self.label = label
         self.first = first
         self.detach = detach
@@ -125,6 +128,7 @@ def extended(path: Path, manner: Manner, *, more: "More | None" = None) -> None:
 
     request = pipeline.RerunRequest(
         selection=pipeline.Selection(first=manner.first),
+        overrides=manner.overrides,
         argv=options.argv(),
         target=manner.target,
         label=manner.label,
@@ -157,7 +161,9 @@ def _go_on(
     while more is not None and not (control.draining or summary.failed or summary.pending):
         if not pipeline.extend(path, more):
             break
-        request = pipeline.RerunRequest(argv=options.argv(), target=manner.target)
+        request = pipeline.RerunRequest(
+            overrides=manner.overrides, argv=options.argv(), target=manner.target
+        )
         summary = _rerun(path, request, control, manner)
     return summary
 
@@ -211,10 +217,10 @@ def detach(path: Path, request: Any, *, json: bool) -> None:
 def go_on_detached(path: Path, *, json: bool) -> None:
     """Go on in the background with the command that was given, as an extension of its run."""
     words = [word for word in sys.argv[1:] if word not in {"--detach", "--json"}]
-    if "--extend" not in words:
-        words += ["--extend", path.name]
-    if "--runs" not in words:
-        words += ["--runs", os.fspath(path.parent)]
+    if not any(word.partition("=")[0] == "--extend" for word in words):
+        words.append("--goes-on")
+    # Of an option that is given twice, the last one counts.
+    words += ["--extend", path.name, "--runs", os.fspath(path.parent)]
     _in_background(path, words, json=json)
 
 

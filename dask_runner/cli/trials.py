@@ -4,7 +4,7 @@ from trials in the commands of `conclusions`.
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -117,19 +117,20 @@ def trials(
     runs: options.Runs = None,
     settings: options.SettingsFile = None,
     json: options.Json = False,
+    goes_on: Annotated[
+        bool, typer.Option("--goes-on", hidden=True, help="With what made the run of --extend.")
+    ] = False,
 ) -> None:
     """Throw toy trials of a model over a grid of points."""
+    own = {"slots": slots, "attempts": attempts, "timeout": timeout, "memory": memory}
     loaded = options.settings_for(
         settings,
         {
             "cluster.name": cluster,
             "trials.trial_timeout": trial_timeout,
             "trials.max_failed_share": max_failed_share,
-            "run.slots": slots,
             "run.seed": seed,
-            "run.attempts": attempts,
-            "run.timeout": timeout,
-            "run.memory": memory,
+            **{f"run.{key}": value for key, value in own.items()},
         },
         runs=runs,
     )
@@ -150,6 +151,7 @@ def trials(
             "test_stat": test_stat,
         },
         batch_size=batch_size,
+        ship=tuple(ship or ()),
     )
     manner = driving.Manner(
         label=label,
@@ -159,15 +161,35 @@ def trials(
         dry=dry,
         json=json,
         target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
+        overrides={k: value for k, value in own.items() if value is not None} if extend else None,
     )
     if extend:
         path = options.run_path(extend, runs, settings)
         loaded = _with_seed_of(path, loaded) if seed is None else loaded
-        _extend(path, request, loaded, manner, until=until or [])
+        if not goes_on:
+            _refuse_the_runs_own(
+                {
+                    **request.options,
+                    "output_dir": output_dir,
+                    "ship": ship,
+                    "trial_timeout": trial_timeout,
+                    "max_failed_share": max_failed_share,
+                }
+            )
+        _extend(path, request, loaded, manner, until=until or [], goes_on=goes_on)
     elif until:
-        _until(request, loaded, manner, conditions=until, outputs=output_dir, ship=ship)
+        _until(request, loaded, manner, conditions=until, outputs=output_dir)
     else:
-        _new(request, loaded, manner, outputs=output_dir, ship=ship)
+        _new(request, loaded, manner, outputs=output_dir)
+
+
+def _refuse_the_runs_own(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None and value not in ("", ()):
+            option = {"patches": "patch"}.get(name, name).replace("_", "-")
+            raise UsageError(
+                f"--extend: --{option} stays as the run was made with", hint=f"leave --{option} out"
+            )
 
 
 def _new(
@@ -176,16 +198,13 @@ def _new(
     manner: driving.Manner,
     *,
     outputs: Path | None,
-    ship: list[Path] | None,
 ) -> None:
     from dask_runner import trial_runs
 
     planned = trial_runs.plan(request, loaded.settings, manner.target)
     if not manner.dry:
         _say(planned.workload.notes)
-    driving.dispatch(
-        planned.workload, loaded, manner, outputs=outputs, ship=[*planned.ship, *(ship or ())]
-    )
+    driving.dispatch(planned.workload, loaded, manner, outputs=outputs, ship=[*planned.ship])
 
 
 def _until(
@@ -195,21 +214,22 @@ def _until(
     *,
     conditions: list[str],
     outputs: Path | None,
-    ship: list[Path] | None,
 ) -> None:
     """The first trials of each point, then more where the conditions do not hold."""
     from dask_runner import trial_runs
 
     goal = trial_runs.goal(request, conditions)
     planned = trial_runs.plan(goal.first, loaded.settings, manner.target)
+    goal.check(planned.workload.fields)
+    rest = goal.of_the_run()
     _say((*planned.workload.notes, *trial_runs.prophecies(goal, planned)))
     driving.dispatch(
         planned.workload,
         loaded,
         manner,
         outputs=outputs,
-        ship=[*planned.ship, *(ship or ())],
-        more=partial(trial_runs.more, goal, loaded.settings, manner.target, err.print),
+        ship=[*planned.ship],
+        more=partial(trial_runs.more, rest, loaded.settings, manner.target, err.print),
     )
 
 
@@ -220,20 +240,27 @@ def _extend(
     manner: driving.Manner,
     *,
     until: list[str],
+    goes_on: bool,
 ) -> None:
     from dask_runner import pipeline, trial_runs
     from dask_runner.manifest import read_state
+    from dask_runner.trial_results import workload_of
 
+    state = read_state(path)
+    _say(trial_runs.differences(state))
     make = partial(trial_runs.extension, request, loaded.settings, manner.target)
     if until:
         goal = trial_runs.goal(request, until)
+        goal = goal.of_the_run() if goes_on else goal
+        trial_runs.check_same(state, goal.request, loaded.settings)
+        goal.check(workload_of(state).fields)
         more = partial(trial_runs.more, goal, loaded.settings, manner.target, err.print)
         if not manner.dry:
             # What is pending is done first: conditions are about what there is then.
             driving.extended(path, manner, more=more)
         make = more
     if manner.dry:
-        extension = make(read_state(path))
+        extension = make(state)
         err.print(
             f"run {escape(path.name)} would get {len(extension.batches)} batches with "
             f"{sum(batch.count for batch in extension.batches)} trials"

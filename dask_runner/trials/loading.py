@@ -20,7 +20,7 @@ from dask_runner.errors import BadInputError, UsageError
 from dask_runner.seeds import Value, canonical_point
 from dask_runner.trials.model import describe_point
 from dask_runner.trials.points import Point
-from dask_runner.trials.tables import FAILED, Table, with_point
+from dask_runner.trials.tables import FAILED, Table, joined
 
 _TREE_FILE = re.compile(r"trials__N_(\d+)_seed_(\d+)\.npy")
 _SHOWN = 5
@@ -170,13 +170,12 @@ class TrialData:
         names = self.parameters
         if len({file.seed for files in self._files.values() for file in files}) > 1:
             names = ["seed", *names]
-        return np.concatenate(
-            [
-                with_point(rows, {"seed": file.seed, **file.point}, names, file.first)
-                for key, files in self._files.items()
-                for file, rows in _pieces(files, self._table(key))
-            ]
-        )
+        pieces = [
+            (rows, {"seed": file.seed, **file.point}, file.first)
+            for key, files in self._files.items()
+            for file, rows in _pieces(files, self._table(key))
+        ]
+        return joined(pieces, names)
 
     def to_pandas(self) -> Any:
         """The flat table as a pandas DataFrame. Raises UsageError if pandas is not installed."""

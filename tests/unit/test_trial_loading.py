@@ -87,6 +87,15 @@ def test_the_flat_table(files):
     assert frame.groupby(["dec", "n_sig"]).size().tolist() == [10] * 4
 
 
+def test_a_parameter_that_is_a_word_somewhere_is_a_column_of_words(tmp_path):
+    points = [{"dec": 1, "n_sig": 0}, {"dec": 5, "n_sig": 0, "kind": "hard"}]
+    odd = [{"dec": 7, "n_sig": 0, "kind": 2}]
+    files = [file(tmp_path, point, 0, 2) for point in [*points, *odd]]
+    flat = TrialData(files).flat()
+    assert flat["kind"].tolist() == ["", "", "hard", "hard", "2", "2"]
+    assert flat["dec"].tolist() == [1, 1, 5, 5, 7, 7]
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

@@ -88,8 +88,10 @@ def load_users(name: str) -> Model:
     if inspect.isclass(found):
         try:
             found = found()
-        except Exception as error:
-            raise UsageError(f"model {name}: cannot be made: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise UsageError(
+                f"model {name}: cannot be made: {type(error).__name__}: {error}"
+            ) from error
     if isinstance(found, Model):
         return found
     if not callable(found):
@@ -105,10 +107,12 @@ def _import(target: str) -> Any:
         found: Any = importlib.import_module(module_name)
         for name in names.split("."):
             found = getattr(found, name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever the module does when it is imported: the user must see it.
+        missing = isinstance(error, ModuleNotFoundError)
         raise UsageError(
-            f"model {target!r} cannot be imported: {type(error).__name__}: {error}"
+            f"model {target!r} cannot be imported: {type(error).__name__}: {error}",
+            hint="modules of your own are sent along with --ship FILE.py" if missing else "",
         ) from error
     return found
 
