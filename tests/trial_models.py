@@ -50,6 +50,8 @@ def noisy(rng, mass):
 
 def leaks(rng, mass, hoard=[]):  # noqa: B006
     hoard.append(bytearray(5_000_000))
+    # Slow enough to be seen growing.
+    time.sleep(0.01)
     return rng.random()
 
 

@@ -100,8 +100,8 @@ class Pool:
         self._lease = LeaseReader(config.lease)
         self._going = threading.Event()
         self._going.set()
-        # Without modules to import there is nothing to be warm with: the first group says which, and
-        # a host that only waits needs no process for that.
+        # Without modules to import there is nothing to be warm with: the first group says which,
+        # and a host that only waits needs no process for that.
         self._nursery = self._new_nursery(config.preload) if config.preload else None
 
     def close(self) -> None:

@@ -209,7 +209,7 @@ def test_floods_and_leaks(product):
     assert sum(path.stat().st_size for path in product.last.rglob("*.log")) < 40e6
     product.check(finished=True)
     done = product.run(
-        *words("leaks", "--memory", "300", "--attempts", "2", grid="mass=1"), expect=3
+        *words("leaks", "-b", "200", "--memory", "300", "--attempts", "2", grid="mass=1"), expect=3
     )
     assert "memory" in done.stdout
     product.check(finished=True)
