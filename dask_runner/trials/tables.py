@@ -103,11 +103,6 @@ def joined(pieces: Sequence[tuple[Table, Mapping[str, Value], int]], names: Sequ
     return np.concatenate([_with_point(*piece, types) for piece in pieces])
 
 
-def with_point(table: Table, point: Mapping[str, Value], names: Sequence[str], first: int) -> Table:
-    """`joined` for one table."""
-    return joined([(table, point, first)], names)
-
-
 def _column_type(values: Sequence[Value | None]) -> str:
     if not any(isinstance(value, str) for value in values):
         return "f8"
