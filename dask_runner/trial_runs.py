@@ -3,17 +3,11 @@
 Owns what of a command line or a call becomes the workload. Refuses to dispatch: `pipeline` does.
 """
 
-import importlib
 import itertools
 import math
-import os
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -23,25 +17,22 @@ from msgspec import Struct
 from dask_runner import shipping
 from dask_runner.errors import RunnerError, UsageError
 from dask_runner.files import sha256
+from dask_runner.host_imports import as_on_hosts, copied
 from dask_runner.identity import whoami
 from dask_runner.manifest import Extension, RunState, Verdict
 from dask_runner.opening import Target
 from dask_runner.progress import duration
 from dask_runner.prospect import Prospects
-from dask_runner.run_folder import RunFolder
 from dask_runner.seeds import Value, canonical_point
 from dask_runner.settings import Settings
 from dask_runner.stats.forecast import Forecast, forecast
-from dask_runner.trial_results import load, workload_of
+from dask_runner.trial_results import workload_of
 from dask_runner.trials import models, sizing
-from dask_runner.trials.conditions import MOST, Condition, looked_at, next_number, parse
-from dask_runner.trials.loading import TrialData
 from dask_runner.trials.model import Model, describe_point
 from dask_runner.trials.models import ModelSpec
 from dask_runner.trials.pilot import PilotResult, check_points, measure
 from dask_runner.trials.points import Demand, Point, parse_counts, parse_grid
 from dask_runner.versions import versions
-from dask_runner.workloads.shipped import VARIABLE, module_names, put_first, show
 from dask_runner.workloads.trials import Trials, wanted_ranges
 
 # Seconds for preparing points that the pilot does not try.
@@ -89,7 +80,7 @@ def plan(request: TrialRequest, settings: Settings, target: Target) -> Planned:
     demands = parse_counts(request.counts, points)
     name, file = _name_and_file(request.model)
     ship = tuple(dict.fromkeys(path.expanduser().absolute() for path in (*file, *request.ship)))
-    with _copied(ship) as copy, _as_on_hosts(copy, request.import_path):
+    with copied(ship) as copy, as_on_hosts(copy, request.import_path):
         model = _load(name, request.options, points)
         planned = _planned(
             models.spec_of(name, model),
@@ -166,56 +157,6 @@ def _check_fields(found: Mapping[str, str], there: Mapping[str, str]) -> None:
         raise UsageError(f"the model now gives the fields {found}, the run has {dict(there)}")
 
 
-@contextmanager
-def _copied(paths: Sequence[Path]) -> Iterator[Path | None]:
-    """The folder that hosts would get of what is shipped, None if nothing is."""
-    if not paths:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="dask-runner-") as place:
-        folder = RunFolder.at(Path(place))
-        yield folder.shipped(shipping.ship(paths, folder).sha256)
-
-
-@contextmanager
-def _as_on_hosts(shipped: Path | None, import_path: Sequence[str]) -> Iterator[None]:
-    """Import what batches import: what is shipped and in `import_path`, not what happens to be in
-    the user's current folder or beside the model's file. Afterwards this process is as it was.
-    """
-    names = set() if shipped is None else set(module_names(shipped))
-    path, modules, no_bytecode = [*sys.path], _modules(names), sys.dont_write_bytecode
-    variables = {name: os.environ.get(name) for name in (VARIABLE, "PYTHONDONTWRITEBYTECODE")}
-    try:
-        if sys.path and sys.path[0] in {"", os.getcwd()} - _configured():  # noqa: PTH109
-            del sys.path[0]
-        sys.path[:0] = import_path
-        if shipped is not None:
-            put_first(shipped)
-            show(shipped)
-        yield
-    finally:
-        sys.path[:], sys.dont_write_bytecode = path, no_bytecode
-        for name in _modules(names):
-            del sys.modules[name]
-        sys.modules.update(modules)
-        importlib.invalidate_caches()
-        for name, value in variables.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _configured() -> set[str]:
-    """The folders that processes which are started here import from."""
-    return set(os.environ.get("PYTHONPATH", "").split(os.pathsep))
-
-
-def _modules(names: set[str]) -> dict[str, ModuleType]:
-    """Those under these top-level names that are imported now."""
-    return {name: it for name, it in sys.modules.items() if name.partition(".")[0] in names}
-
-
 def extension(
     request: TrialRequest, settings: Settings, target: Target, state: RunState
 ) -> Extension:
@@ -247,7 +188,7 @@ def grown(
     """The batches that a run lacks to these demands; `text` says why they are wanted."""
     workload = workload_of(state)
     shipped = shipping.shipped_folder(state.header, state.folder)
-    with _as_on_hosts(shipped, state.header.import_path):
+    with as_on_hosts(shipped, state.header.import_path):
         planned = _planned(
             workload.model,
             models.load(workload.model),
@@ -260,103 +201,6 @@ def grown(
     ranges = wanted_ranges(live_batches(state), demands, planned.workload.sizes)
     batches = workload.batches(ranges, first_index=len(state.batches))
     return Extension(batches=tuple(batches), text=text, who=whoami())
-
-
-class Goal(Struct, frozen=True, kw_only=True):
-    """`--until`: the conditions, what is asked for, the same with only the first trials, and the
-    most trials of a point.
-    """
-
-    conditions: tuple[Condition, ...]
-    request: TrialRequest
-    first: TrialRequest
-    most: int
-
-    def check(self, fields: Collection[str]) -> None:
-        """Raises UsageError if a condition is about a field that trials do not have."""
-        for condition in self.conditions:
-            condition.check(fields)
-
-    def of_the_run(self) -> "Goal":
-        """The same for all of the run, whatever has become of the files it was made from."""
-        request = TrialRequest(batch_size=self.request.batch_size)
-        return msgspec.structs.replace(self, request=request)
-
-
-def goal(request: TrialRequest, conditions: Sequence[str]) -> Goal:
-    """Raises UsageError for what is no condition, or a limit that is not one number."""
-    parsed = tuple(parse(text) for text in conditions)
-    most = _most(request)
-    first = msgspec.structs.replace(request, counts=(str(next_number(0, most)),))
-    return Goal(conditions=parsed, request=request, first=first, most=most)
-
-
-def _most(request: TrialRequest) -> int:
-    if not request.counts:
-        return MOST
-    if len(request.counts) > 1 or {":", "+"} & set(request.counts[0]):
-        raise UsageError("--until: -n is one number, the most trials of a point")
-    return parse_counts(request.counts, [{}])[0].trials
-
-
-def prophecies(wanted: Goal, planned: Planned) -> tuple[str, ...]:
-    """What a goal will cost, where that can be told before there are any trials."""
-    lines = []
-    for condition in wanted.conditions:
-        if trials := condition.expected_trials():
-            points = len(planned.workload.demands)
-            each = planned.forecast.cpu / planned.forecast.trials
-            slots = planned.forecast.cpu / max(planned.forecast.wall, 1e-9)
-            cost = forecast(trials * points, each, slots=max(1, round(slots)))
-            lines.append(
-                f"{condition.text} takes {trials:.2g} trials at each of {points} points: "
-                f"{duration(cost.cpu)} of CPU, {duration(cost.wall)} on {round(slots)} slots"
-            )
-            if trials > wanted.most:
-                lines.append(f"  but -n allows {wanted.most}: it will not be reached")
-    return tuple(lines)
-
-
-def more(
-    wanted: Goal, settings: Settings, target: Target, say: Callable[[str], None], state: RunState
-) -> Extension:
-    """What has to be added to the run, none if all conditions hold (or -n is reached), at the
-    points that are asked for; all of the run if none is.
-
-    Raises UsageError for another model, seed or NumPy than the run was made with.
-    """
-    check_same(state, wanted.request, settings)
-    trials = load([state.folder.path])
-    points = wanted.request.all_points() if _names_points(wanted.request) else trials.points
-    demands = unsatisfied(trials, points, wanted.conditions, wanted.most)
-    text = "--until " + " and ".join(condition.text for condition in wanted.conditions)
-    if not demands:
-        return Extension(batches=(), text=text, who=whoami())
-    say(f"{text}: {len(demands)} points need more, up to {max(d.trials for d in demands)} trials")
-    return grown(
-        state, demands, text=text, request=wanted.request, settings=settings, target=target
-    )
-
-
-def unsatisfied(
-    trials: TrialData, points: Sequence[Point], conditions: Sequence[Condition], most: int
-) -> list[Demand]:
-    """The points where a condition does not hold yet, with the number of trials at which they are
-    looked at next. Points that have `most` trials are left.
-    """
-    there = {canonical_point(point): its for point, its in trials}
-    demands = []
-    for point in points:
-        its = there.get(canonical_point(point))
-        have = 0 if its is None else len(its)
-        if its is not None:
-            seen = its.first_trials(looked_at(have, most))
-            if all(condition.holds(seen) for condition in conditions):
-                continue
-        wanted = next_number(have, most)
-        if wanted > have:
-            demands.append(Demand(point=point, trials=wanted))
-    return demands
 
 
 def live_batches(state: RunState) -> list[Any]:
@@ -419,7 +263,7 @@ def _extended_demands(state: RunState, workload: Trials, request: TrialRequest) 
             there[key] = Demand(point=batch.parameters["point"], trials=trials)
     points: list[Point] = (
         request.all_points()
-        if _names_points(request)
+        if names_points(request)
         else [demand.point for demand in there.values()]
     )
     if not request.counts:
@@ -438,7 +282,7 @@ def _extended_demands(state: RunState, workload: Trials, request: TrialRequest) 
     return demands
 
 
-def _names_points(request: TrialRequest) -> bool:
+def names_points(request: TrialRequest) -> bool:
     return bool(request.points or request.grid or request.fixed)
 
 

@@ -216,20 +216,20 @@ def _until(
     outputs: Path | None,
 ) -> None:
     """The first trials of each point, then more where the conditions do not hold."""
-    from dask_runner import trial_runs
+    from dask_runner import trial_goals, trial_runs
 
-    goal = trial_runs.goal(request, conditions)
+    goal = trial_goals.goal(request, conditions)
     planned = trial_runs.plan(goal.first, loaded.settings, manner.target)
     goal.check(planned.workload.fields)
     rest = goal.of_the_run()
-    _say((*planned.workload.notes, *trial_runs.prophecies(goal, planned)))
+    _say((*planned.workload.notes, *trial_goals.prophecies(goal, planned)))
     driving.dispatch(
         planned.workload,
         loaded,
         manner,
         outputs=outputs,
         ship=[*planned.ship],
-        more=partial(trial_runs.more, rest, loaded.settings, manner.target, err.print),
+        more=partial(trial_goals.more, rest, loaded.settings, manner.target, err.print),
     )
 
 
@@ -242,7 +242,7 @@ def _extend(
     until: list[str],
     goes_on: bool,
 ) -> None:
-    from dask_runner import pipeline, trial_runs
+    from dask_runner import pipeline, trial_goals, trial_runs
     from dask_runner.manifest import read_state
     from dask_runner.trial_results import workload_of
 
@@ -250,11 +250,11 @@ def _extend(
     _say(trial_runs.differences(state))
     make = partial(trial_runs.extension, request, loaded.settings, manner.target)
     if until:
-        goal = trial_runs.goal(request, until)
+        goal = trial_goals.goal(request, until)
         goal = goal.of_the_run() if goes_on else goal
         trial_runs.check_same(state, goal.request, loaded.settings)
         goal.check(workload_of(state).fields)
-        more = partial(trial_runs.more, goal, loaded.settings, manner.target, err.print)
+        more = partial(trial_goals.more, goal, loaded.settings, manner.target, err.print)
         if not manner.dry:
             # What is pending is done first: conditions are about what there is then.
             driving.extended(path, manner, more=more)
