@@ -21,7 +21,8 @@ from dask_runner.execution.process_tree import processes_with
 
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(ClusterConfig(slots=2)) as cluster:
+    # With something to preload, or else the zygote comes with the first batch only.
+    with LocalCluster(ClusterConfig(slots=2, preload=("msgspec",))) as cluster:
         yield cluster
     assert not members(cluster)
 
