@@ -1,5 +1,6 @@
 """A Dask client of a cluster: connected with its keys, or an error that says why not."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,9 @@ def connect_client(
         except (OSError, TimeoutError, ValueError) as error:
             # ValueError: of an empty address, while there is no scheduler.
             reason = f"cannot reach the scheduler at {where or 'any address'}: {error}"
+        # A client that could not start closes itself when it is collected. In the thread of the
+        # next one's loop that would wait for that one's start, which waits for the thread.
+        gc.collect()
         if failure():
             reason = failure()
             break
