@@ -143,7 +143,10 @@ class Dispatcher:
 
     def _learn(self, outcome: Outcome) -> None:
         self._grouping.learn(outcome.wall)
-        self._dividing.learn(outcome)
+        if self._dividing.active:
+            self._dividing.learn(outcome)
+            # What can be divided returns its results: see `workloads.trials`.
+            self._grouping.learn_returned(sum(output.bytes for output in outcome.outputs))
 
     def _wanted(self) -> bool:
         if self._control.stopping:

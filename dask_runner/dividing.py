@@ -52,6 +52,11 @@ class Dividing:
         self._target = target
         self._costs: dict[str, _Cost] = {}
 
+    @property
+    def active(self) -> bool:
+        """False if the workload's batches cannot be divided."""
+        return self._workload is not None
+
     def learn(self, outcome: Outcome) -> None:
         """Take in what a batch has cost that is done."""
         if self._workload is None:

@@ -12,6 +12,8 @@ from math import ceil
 _TARGET = 0.5
 _LARGEST = 2000
 _GROWTH = 4
+# What the batches of a group may return together, in bytes: all of it is in memory at a time.
+_RETURNED = 32_000_000
 # Groups on the way for each slot while groups are short; above _PATIENT seconds only one, so that
 # a drain does not have to wait for batches that sit ready at a worker.
 _AHEAD = 2
@@ -32,6 +34,7 @@ class Grouping:
         self.slots = slots
         self._largest = largest or _LARGEST
         self._mean = 0.0
+        self._returned = 0
         self._limit = 1
         self._recent: deque[float] = deque(maxlen=_SAMPLE)
         self._sorted: list[float] = []
@@ -45,6 +48,10 @@ class Grouping:
         self._recent.append(wall)
         insort(self._sorted, wall)
 
+    def learn_returned(self, size: int) -> None:
+        """Take in the bytes that a batch has returned with its outcome."""
+        self._returned = max(self._returned, size)
+
     def group_ended(self, *, well: bool) -> None:
         """Let groups grow while they end well; a bad end makes the next ones small."""
         self._limit = min(self._largest, self._limit * _GROWTH) if well else 1
@@ -54,6 +61,8 @@ class Grouping:
         if not self._recent:
             return 1
         fitting = int(_TARGET / max(self._mean, _TARGET / _LARGEST))
+        if self._returned:
+            fitting = min(fitting, _RETURNED // self._returned)
         # The last groups get smaller, so that all slots end at about the same time.
         share = ceil(remaining / (2 * max(1, self.slots)))
         return max(1, min(fitting, self._limit, share))

@@ -74,3 +74,15 @@ def test_the_user_may_ask_for_a_process_for_each_batch():
     grouping = Grouping(2, largest=1)
     feed(grouping, 1e-5)
     assert grouping.size(1_000_000) == 1
+
+
+def test_large_results_do_not_pile_up_in_a_group():
+    grouping = Grouping(slots=1)
+    for _ in range(10):
+        grouping.learn(0.001)
+        grouping.group_ended(well=True)
+    assert grouping.size(10_000) > 100
+    grouping.learn_returned(15_000_000)
+    assert grouping.size(10_000) == 2
+    grouping.learn_returned(40_000_000)
+    assert grouping.size(10_000) == 1
