@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ ALL = SLOTS * len(SHARED)
 # Of files that take seconds at that speed, to and from a host without the folder.
 MEGABITS = 16
 BYTES = 6_000_000
+# The state of a connection in /proc/net/tcp.
+ESTABLISHED = "01"
 # Runs on any host, and waits for a file there; what it reads and writes is large.
 TOOL = """\
 #!/bin/sh
@@ -120,9 +123,16 @@ def test_row_25_an_outcome_that_comes_when_its_host_has_been_given_up_is_ignored
     # What its host tells arrives here, but nobody reads it until the host has been given up.
     scheduler = rig.scheduler_process()
     rig.signal(signal.SIGSTOP, scheduler)
+    waiting = partial(unread, scheduler, rig.department["node01"].address)
+    # The worker's sign of life, which it sends again only when that one is answered.
+    wait_for(lambda: any(waiting().values()), "a sign of life")
+    before = waiting()
     rig.let_go(late)
     wait_for(lambda: rig.starts_of([following]), "the next one, which starts when that is told")
-    time.sleep(0.5)  # on its way
+    wait_for(
+        lambda: any(size > before.get(one, size) for one, size in waiting().items()),
+        "the outcome to arrive",
+    )
     (rig.folder / f"go-{late}").unlink()
     rig.department["node01"].cut()
     rig.wait_phase("node01", "lost")
@@ -137,6 +147,20 @@ def test_row_25_an_outcome_that_comes_when_its_host_has_been_given_up_is_ignored
     rig.finish(driver, number)
     assert [one.batch for one in rig.ends()].count(late) == 2
     assert rig.outcomes_of(late) == ["returned", "done"]
+
+
+def unread(pid: int, peer: str) -> dict[str, int]:
+    """Bytes that have come from a peer for the process's network and were not read, for each
+    connection.
+    """
+    octets = bytes(int(part) for part in peer.split("."))
+    wanted = octets[::-1].hex().upper()
+    found = {}
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, queues, *_ = line.split()
+        if remote.startswith(f"{wanted}:") and state == ESTABLISHED:
+            found[f"{local} {remote}"] = int(queues.partition(":")[2], 16)
+    return found
 
 
 def first_of_group(rig: Pulse, host: str) -> tuple[int, int]:
