@@ -47,17 +47,26 @@ class WorkloadSpec(Struct, frozen=True, kw_only=True):
 
 
 class InputRange(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`count` entries of the file `path` from entry `first` on."""
+    """`count` entries of the file `path` from entry `first` on; with no count the file as a whole,
+    whose entries nobody counts.
+    """
 
     path: str
     first: int = 0
     count: int = 0
 
+    @property
+    def text(self) -> str:
+        """For people: the path, and which entries."""
+        last = self.first + self.count - 1
+        return f"{self.path} entries {self.first} to {last}" if self.count else self.path
+
 
 class InputFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An input file as it was when the run was planned. `fingerprint` is the SHA-256 of its first
     and last 64 KiB and its size; `entries` counts events. If `path` is a URL, `sha256` is of what
-    it gave, and `mtime_ns` is 0.
+    it gave, and `mtime_ns` is 0. A file that is `fixed` has its `sha256` too, and the run is never
+    continued with another one.
     """
 
     path: str
@@ -66,6 +75,7 @@ class InputFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
     entries: int
     fingerprint: str
     sha256: str = ""
+    fixed: bool = False
 
 
 class PlannedOutput(Struct, frozen=True, kw_only=True, omit_defaults=True):

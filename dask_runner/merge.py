@@ -111,12 +111,8 @@ def describe_ranges(batches: Iterable[Batch]) -> list[str]:
 
 
 def _describe(batch: Batch) -> list[str]:
-    if not batch.inputs:
-        return [f"batch {batch.index} ({batch.count})"]
-    return [
-        f"{item.path} entries {item.first} to {item.first + item.count - 1}"
-        for item in batch.inputs
-    ]
+    counted = [item.text for item in batch.inputs if item.count]
+    return counted or [f"batch {batch.index} ({batch.count})"]
 
 
 def _metadata(state: RunState, missing: list[Batch], *, events: int, total: int) -> dict[str, Any]:
@@ -124,6 +120,7 @@ def _metadata(state: RunState, missing: list[Batch], *, events: int, total: int)
         {"path": item.path, "first": item.first, "count": item.count}
         for batch in missing
         for item in batch.inputs
+        if item.count
     ]
     return {
         "run": state.header.timestamp,

@@ -56,7 +56,7 @@ from dask_runner.settings import Settings
 from dask_runner.staging import Staging
 from dask_runner.summary import Summary, summarize
 from dask_runner.transport import Events, put_note
-from dask_runner.verify import changed_inputs, lost_batches, verify
+from dask_runner.verify import changed_inputs, lost_batches, refused_inputs, verify
 from dask_runner.versions import code_version, versions
 from dask_runner.workloads import spec_of
 from dask_runner.workloads.interface import Plan, Workload
@@ -298,7 +298,7 @@ def dry_rerun(path: Path, request: RerunRequest) -> DryRun:
     plan = Plan(
         batches=[state.batches[index] for index in select(state, request.selection, lost=lost)],
         inputs=tuple(state.inputs),
-        problems=() if request.accept_changed_inputs else changed,
+        problems=refused_inputs(state.inputs) if request.accept_changed_inputs else changed,
     )
     settings = effective_settings(state.header, request.overrides)
     workload = shipping.load_workload(state.header, folder)

@@ -13,7 +13,13 @@ from dask_runner.files import fsync_folder, sha256, text_to_path
 from dask_runner.manifest import Manifest, Note, NoteKind
 from dask_runner.publish import Publisher
 from dask_runner.run_folder import RunFolder
-from dask_runner.verify import LostOutput, changed_inputs, lost_batches, verify
+from dask_runner.verify import (
+    LostOutput,
+    changed_inputs,
+    lost_batches,
+    refused_inputs,
+    verify,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +28,12 @@ _SHOWN = 10
 
 def recover(manifest: Manifest, folder: RunFolder, *, accept_changed_inputs: bool = False) -> None:
     """Bring manifest and disk in line. Raises BadInputError if inputs changed since the plan."""
+    refused = refused_inputs(manifest.state.inputs)
+    if refused:
+        raise BadInputError(
+            "files of the model changed since the run was planned:\n  " + "\n  ".join(refused),
+            hint="bring them back; with other files it is another model: start a new run",
+        )
     changed = changed_inputs(manifest.state.inputs, thorough=False)
     if changed and not accept_changed_inputs:
         raise BadInputError(

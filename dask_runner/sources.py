@@ -143,6 +143,9 @@ class Sources:
             raise BadInputError(f"{path}: {error.strerror}") from error
         # What was looked at long ago may be another file by now.
         await self.recheck(path)
+        planned = self._planned.get(path)
+        if planned is not None and planned.sha256 not in {"", digest}:
+            raise _changed(path, "its content has changed")
         item = Item(sha256=digest, name=path_to_text(local.name), bytes=look.bytes)
         return Source(item=item, path=path, file=local)
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from dask_runner import shipping
+from dask_runner import model_files, shipping
 from dask_runner.errors import RunnerError, UsageError
 from dask_runner.files import sha256
 from dask_runner.host_imports import as_on_hosts, copied
@@ -187,6 +187,7 @@ def grown(
 ) -> Extension:
     """The batches that a run lacks to these demands; `text` says why they are wanted."""
     workload = workload_of(state)
+    model_files.check(workload.model.files)
     shipped = shipping.shipped_folder(state.header, state.folder)
     with as_on_hosts(shipped, state.header.import_path):
         planned = _planned(

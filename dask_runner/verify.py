@@ -102,6 +102,11 @@ def changed_inputs(inputs: Iterable[InputFile], *, thorough: bool) -> tuple[str,
     return tuple(line for line in found if line)
 
 
+def refused_inputs(inputs: Iterable[InputFile]) -> tuple[str, ...]:
+    """One line for each input that has changed, and without which the run is not continued."""
+    return changed_inputs((file for file in inputs if file.fixed), thorough=False)
+
+
 def _input_change(file: InputFile, *, thorough: bool) -> str:
     if is_url(file.path):
         return _url_change(file)
@@ -111,7 +116,10 @@ def _input_change(file: InputFile, *, thorough: bool) -> str:
         if status.st_size != file.bytes:
             return f"{path}: {status.st_size} bytes instead of {file.bytes}"
         same_time = status.st_mtime_ns == file.mtime_ns
-        if (thorough or not same_time) and fingerprint(path) != file.fingerprint:
+        if not thorough and same_time:
+            return ""
+        same = sha256(path) == file.sha256 if file.sha256 else fingerprint(path) == file.fingerprint
+        if not same:
             return f"{path}: its content has changed"
     except OSError as error:
         return f"{path}: {error.strerror}"

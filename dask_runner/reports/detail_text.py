@@ -71,7 +71,11 @@ def _plan(view: RunDetail) -> Iterator[tuple[str, object]]:
 
 
 def _work(batch: Batch) -> str:
-    inputs = [f"{item.path}[{item.first}:{item.first + item.count}]" for item in batch.inputs]
+    inputs = [
+        f"{item.path}[{item.first}:{item.first + item.count}]"
+        for item in batch.inputs
+        if item.count
+    ]
     parameters = [f"{name}={_json(value)}" for name, value in batch.parameters.items()]
     outputs = [output.name for output in batch.outputs]
     return " ".join([*inputs, *parameters, *(["->", *outputs] if outputs else [])])
@@ -109,10 +113,7 @@ def batch_detail(view: BatchDetail) -> Pieces:
             [
                 ("workload", batch.workload),
                 ("events", batch.count),
-                *(
-                    ("input", f"{item.path} entries {item.first} to {item.first + item.count - 1}")
-                    for item in batch.inputs
-                ),
+                *(("input", item.text) for item in batch.inputs),
                 *_flat(batch.parameters),
                 *(("to write", output.name) for output in batch.outputs),
                 ("split into", " ".join(map(str, view.parts))),

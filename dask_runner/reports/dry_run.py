@@ -65,7 +65,9 @@ def _pilot(pilot: Pilot) -> str:
 def _batch_line(batch: Batch) -> str:
     words = [f"  batch {batch.index}:"]
     words += [
-        f"{item.path} entries {item.first}-{item.first + item.count - 1}" for item in batch.inputs
+        f"{item.path} entries {item.first}-{item.first + item.count - 1}"
+        for item in batch.inputs
+        if item.count
     ]
     words += [f"{key}={value}" for key, value in batch.parameters.items()]
     if batch.outputs:

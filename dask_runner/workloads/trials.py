@@ -16,7 +16,8 @@ from typing import ClassVar
 import numpy as np
 from msgspec import Struct
 
-from dask_runner.batch import Batch, PlannedOutput
+from dask_runner import model_files
+from dask_runner.batch import Batch, InputRange, PlannedOutput
 from dask_runner.errors import UsageError
 from dask_runner.files import text_to_path
 from dask_runner.seeds import Value, canonical_point
@@ -61,7 +62,9 @@ class Trials(Struct, frozen=True, kw_only=True):
         return (*common, module) if module else common
 
     def plan(self) -> Plan:
-        """The batches in the order of the grid. Raises UsageError if there is nothing to do."""
+        """The batches in the order of the grid. Raises UsageError if there is nothing to do,
+        BadInputError if a file of the model has changed.
+        """
         if not self.demands:
             raise UsageError("no points: nothing to do")
         tables.check_fields(self.fields, {name for one in self.demands for name in one.point})
@@ -69,7 +72,11 @@ class Trials(Struct, frozen=True, kw_only=True):
             (demand.point, 0, demand.trials, size)
             for demand, size in zip(self.demands, self.sizes, strict=True)
         )
-        return Plan(batches=self.batches(ranges, first_index=0), notes=self.notes)
+        return Plan(
+            batches=self.batches(ranges, first_index=0),
+            inputs=model_files.planned(self.model.files),
+            notes=self.notes,
+        )
 
     def batches(
         self, ranges: Iterable[tuple[dict[str, Value], int, int, int]], *, first_index: int
@@ -82,8 +89,9 @@ class Trials(Struct, frozen=True, kw_only=True):
             for point, first, end, size in ranges
             for begin, count in _pieces(first, end, size)
         )
+        inputs = model_files.ranges(self.model.files)
         return [
-            _batch(index, point, begin, count)
+            _batch(index, point, begin, count, inputs)
             for index, (point, begin, count) in enumerate(pieces, start=first_index)
         ]
 
@@ -106,7 +114,7 @@ class Trials(Struct, frozen=True, kw_only=True):
         """Run the batch's trials. Raises BatchFailedError if too many fail."""
         began = time.perf_counter()
         point = batch.parameters["point"]
-        sampler = models.load(self.model).sampler(point)
+        sampler = models.load_at(self.model, batch.inputs).sampler(point)
         prepared = time.perf_counter() - began
         job = Job(
             model=self.model.name,
@@ -173,12 +181,15 @@ def _pieces(first: int, end: int, size: int) -> Iterator[tuple[int, int]]:
         yield begin, first + (end - first) * (k + 1) // number - begin
 
 
-def _batch(index: int, point: dict[str, Value], first: int, count: int) -> Batch:
+def _batch(
+    index: int, point: dict[str, Value], first: int, count: int, inputs: tuple[InputRange, ...]
+) -> Batch:
     stem = f"{_label(point)}.{first:09d}-{first + count - 1:09d}"
     return Batch(
         index=index,
         workload="trials",
         count=count,
+        inputs=inputs,
         parameters={"point": point, "first": first},
         outputs=(
             PlannedOutput(name=f"{stem}.npy", returned=True),

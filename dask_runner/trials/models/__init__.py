@@ -5,14 +5,17 @@ A model is named by its key here, or as `package.module:function` if it is a use
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
 
+from dask_runner.batch import InputRange
 from dask_runner.errors import UsageError
 from dask_runner.files import sha256
+from dask_runner.model_files import ModelFile, NeedsFiles, files_of, places
 from dask_runner.trials.model import FunctionModel, Model
 
 # Import paths, not classes: only the model in use is imported.
@@ -26,18 +29,21 @@ MODELS = {
 
 class ModelSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A model as JSON. `configuration` is that of a built-in one; a user's has the SHA-256 of its
-    module's file instead, so that no other code takes its place on a host or in a rerun.
+    module's file instead, so that no other code takes its place on a host or in a rerun. `files`
+    are what it reads on a host.
     """
 
     name: str
     configuration: dict[str, Any] = {}
     sha256: str = ""
+    files: tuple[ModelFile, ...] = ()
 
 
 def spec_of(name: str, model: Model) -> ModelSpec:
     """The JSON form of a model that was made under this name."""
     if name in MODELS:
-        return ModelSpec(name=name, configuration=msgspec.to_builtins(model))
+        configuration = msgspec.to_builtins(model)
+        return ModelSpec(name=name, configuration=configuration, files=files_of(model))
     return ModelSpec(name=name, sha256=_source_hash(name))
 
 
@@ -61,12 +67,23 @@ def load(spec: ModelSpec) -> Model:
     return model
 
 
+def load_at(spec: ModelSpec, inputs: Sequence[InputRange]) -> Model:
+    """The model on this host: `inputs` are those of a batch. Raises BatchFailedError if a file that
+    it needs is not what it was; and as `load` does.
+    """
+    model = load(spec)
+    if not spec.files:
+        return model
+    assert isinstance(model, NeedsFiles)
+    return cast("Model", model.located(places(spec.files, inputs)))
+
+
 def identity(spec: ModelSpec) -> Any:
     """Equal for specs of the same model: their trials may be looked at together."""
     if spec.name not in MODELS:
         return spec.name, spec.sha256
     own = getattr(_import(MODELS[spec.name]), "identity", dict)
-    return spec.name, own(spec.configuration)
+    return spec.name, own(spec.configuration), tuple(file.sha256 for file in spec.files)
 
 
 def builtin(name: str) -> Any:
