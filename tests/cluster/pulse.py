@@ -27,10 +27,19 @@ LEASE = 4.0
 CLUSTER = "DASK_RUNNER_CLUSTER="
 
 # Arguments: index, seed, output. It waits for `go`, or for its own `go-<index>`. All times are of
-# /proc/uptime, the same clock on all hosts.
+# /proc/uptime, the same clock on all hosts. With `quick-<index>` it has no pulse, and takes no time.
 JOB = (
     """\
 me="$1 $(hostname) $$"
+if test -e "$TEST_FOLDER/quick-$1"; then
+    read -r now rest < /proc/uptime
+    echo "$me $now" >> "$TEST_FOLDER/executions"
+    """
+    + RESULT
+    + """ > "$3"
+    echo "$me $now" >> "$TEST_FOLDER/ends"
+    exit
+fi
 beat() {
     while :; do
         read -r now rest < /proc/uptime
