@@ -7,7 +7,8 @@ parts are joined is the workload's affair.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import floor
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from dask_runner import files
 from dask_runner.batch import Batch, least_accepted
 from dask_runner.errors import FailedBatchesError, StorageError, UsageError
 from dask_runner.files import fsync_file, fsync_folder
@@ -22,7 +24,7 @@ from dask_runner.manifest import RunState, Verdict
 from dask_runner.run_folder import RunFolder
 from dask_runner.shipping import load_workload
 from dask_runner.verify import verify
-from dask_runner.workloads.interface import MergedFile, MergeRequest, Part
+from dask_runner.workloads.interface import MergedFile, MergeRequest, NamesMerged, Part, Workload
 
 _RANGES_SHOWN = 10
 
@@ -37,31 +39,67 @@ class MergeResult(Struct, frozen=True, kw_only=True):
 
 
 def merge(
-    state: RunState, folder: RunFolder, *, target: Path | None = None, acceptance: float = 1.0
+    state: RunState,
+    folder: RunFolder,
+    *,
+    target: Path | None = None,
+    acceptance: float = 1.0,
+    to: Sequence[Path] = (),
 ) -> MergeResult:
-    """Join the published outputs into files in `target` (default: `merged` beside the outputs).
+    """Join the published outputs into files in `target` (default: `merged` beside the outputs), or
+    into the files `to`, whose endings say the format.
 
     Raises FailedBatchesError if the share of done events is below `acceptance` or if a published
     output is not what it was, and UsageError if a merged file exists already.
     """
+    workload = load_workload(state.header, state.folder)
+    finals = _finals(workload, state, to)
+    request = gather(state, folder, acceptance=acceptance)
+    if target is not None:
+        request = msgspec.structs.replace(request, folder=target.absolute())
+    return MergeResult(
+        files=_write(workload, request, finals),
+        events=sum(part.batch.count for part in request.parts),
+        events_total=request.metadata["events_total"],
+        missing=tuple(describe_ranges(request.missing)),
+    )
+
+
+def gather(state: RunState, folder: RunFolder, *, acceptance: float = 1.0) -> MergeRequest:
+    """What there is to be merged, and what is missing. Raises as `merge`."""
     if not 0 < acceptance <= 1:
         raise UsageError(f"--acceptance {acceptance} is not within (0, 1]")
     parts, missing = _split_by_verdict(state, folder)
     events = sum(part.batch.count for part in parts)
     total = events + sum(batch.count for batch in missing)
     _check_complete(state, folder, missing, events=events, total=total, acceptance=acceptance)
-    request = MergeRequest(
+    return MergeRequest(
         parts=parts,
-        folder=(target or folder.path / "merged").absolute(),
+        folder=(folder.path / "merged").absolute(),
         missing=missing,
         metadata=_metadata(state, missing, events=events, total=total),
     )
-    return MergeResult(
-        files=_write(state, request),
-        events=events,
-        events_total=total,
-        missing=tuple(describe_ranges(missing)),
-    )
+
+
+def _finals(workload: Workload, state: RunState, to: Sequence[Path]) -> dict[str, Path]:
+    """The places of the files that the user has named, by name. Raises UsageError."""
+    finals: dict[str, Path] = {}
+    for path in to:
+        if not isinstance(workload, NamesMerged):
+            raise UsageError(
+                f"--to {path}: the merged files of {state.header.workload.name} have names of "
+                "their own",
+                hint="--output-dir says the folder",
+            )
+        workload.check_merged_name(path.name)
+        if path.name in finals:
+            raise UsageError(f"--to {path}: two files of the name {path.name}")
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"--to {path}: there is no folder {path.parent}")
+        if path.exists():
+            raise _exists(path)
+        finals[path.name] = path.absolute()
+    return finals
 
 
 def _split_by_verdict(state: RunState, folder: RunFolder) -> tuple[list[Part], list[Batch]]:
@@ -131,45 +169,68 @@ def _metadata(state: RunState, missing: list[Batch], *, events: int, total: int)
     }
 
 
-def _write(state: RunState, request: MergeRequest) -> tuple[MergedFile, ...]:
+def _write(
+    workload: Workload, request: MergeRequest, finals: Mapping[str, Path]
+) -> tuple[MergedFile, ...]:
     """Merge into a folder beside the target, then give each file its name, without overwriting."""
-    workload = load_workload(state.header, state.folder)
-    target = request.folder
+    target = next((path.parent for path in finals.values()), request.folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".merge-", dir=target))
     except OSError as error:
         raise StorageError(f"cannot write to {target}: {error.strerror}") from error
     try:
-        files = workload.merge(msgspec.structs.replace(request, folder=beside))
-        return _publish_all(files, beside, target)
+        made = workload.merge(msgspec.structs.replace(request, folder=beside, names=tuple(finals)))
+        return _publish_all([(file, _final(file, finals, target)) for file in made], beside)
     finally:
         shutil.rmtree(beside)
 
 
-def _publish_all(files: Iterable[MergedFile], beside: Path, target: Path) -> tuple[MergedFile, ...]:
+def _final(file: MergedFile, finals: Mapping[str, Path], target: Path) -> Path:
+    name = Path(file.path).name
+    return finals.get(name, target / name)
+
+
+def _publish_all(made: Iterable[tuple[MergedFile, Path]], beside: Path) -> tuple[MergedFile, ...]:
     """All files get their names, or none: half a merge would stand in the way of the next."""
     done: list[MergedFile] = []
     try:
-        for file in files:
-            done.append(_publish(file, beside, target))  # noqa: PERF401  (kept for the undoing)
-    except UsageError:
+        for file, final in made:
+            done.append(_publish(file, beside, final))
+    except (UsageError, StorageError):
         for file in done:
             Path(file.path).unlink()
         raise
     return tuple(done)
 
 
-def _publish(file: MergedFile, beside: Path, target: Path) -> MergedFile:
-    source = beside / Path(file.path).name
-    final = target / source.name
-    fsync_file(source)
+def _publish(file: MergedFile, beside: Path, final: Path) -> MergedFile:
     try:
-        os.link(source, final)
+        with _near(beside / final.name, final) as source:
+            fsync_file(source)
+            os.link(source, final)
     except FileExistsError as error:
-        raise UsageError(
-            f"{final} exists already and is not overwritten",
-            hint="remove it, or merge to another folder with --output-dir",
-        ) from error
-    fsync_folder(target)
+        raise _exists(final) from error
+    except OSError as error:
+        raise StorageError(f"cannot write {final}: {error.strerror}") from error
+    fsync_folder(final.parent)
     return msgspec.structs.replace(file, path=os.fspath(final))
+
+
+@contextmanager
+def _near(source: Path, final: Path) -> Iterator[Path]:
+    """The file on the disk of its final place, for a link: itself, or a copy."""
+    if source.stat().st_dev == final.parent.stat().st_dev:
+        yield source
+        return
+    with files.beside(final) as copy:
+        shutil.copyfile(source, copy)
+        shutil.copymode(source, copy)
+        yield copy
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} exists already and is not overwritten",
+        hint="remove it, or merge to another folder with --output-dir",
+    )

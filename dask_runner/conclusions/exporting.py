@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dask_runner.conclusions.optional import imported
 from dask_runner.conclusions.results import Exported
 from dask_runner.errors import StorageError, UsageError
 from dask_runner.files import beside, current_umask, fsync_file, fsync_folder
+from dask_runner.optional import imported
 from dask_runner.trials.loading import TrialData
 from dask_runner.trials.tables import Table
 

@@ -6,6 +6,7 @@ Refuses to know what the columns mean.
 """
 
 from dask_runner.rootfiles.hashing import content_hash
+from dask_runner.rootfiles.histogram_writing import PlainAxis, PlainHistogram, write_histograms
 from dask_runner.rootfiles.histograms import Histogram, read_histogram
 from dask_runner.rootfiles.joining import concatenate
 from dask_runner.rootfiles.reading import (
@@ -23,6 +24,8 @@ __all__ = [
     "Column",
     "Histogram",
     "Jagged",
+    "PlainAxis",
+    "PlainHistogram",
     "Table",
     "as_awkward",
     "concatenate",
@@ -36,4 +39,5 @@ __all__ = [
     "read_with_metadata",
     "validate",
     "write",
+    "write_histograms",
 ]

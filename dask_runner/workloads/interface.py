@@ -6,7 +6,7 @@ into the manifest's first line, and all that a host needs to run its batches.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -42,13 +42,16 @@ class MergedFile(Struct, frozen=True, kw_only=True):
 
 class MergeRequest(Struct, frozen=True, kw_only=True):
     """`parts` in batch order, `missing` the batches that have no output, `folder` to write to
-    (beside its final place; the driver renames), `metadata` to be written into the file.
+    (beside its final place; the driver renames), `metadata` to be written into the file. `names` is
+    what the user wants the files to be called, nothing if the workload chooses; always nothing
+    unless it is a NamesMerged.
     """
 
     parts: Sequence[Part]
     folder: Path
     missing: Sequence[Batch] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 class Results(Struct, frozen=True, kw_only=True):
@@ -87,3 +90,11 @@ class Workload(Protocol):
 
     def merge(self, request: MergeRequest) -> list[MergedFile]:
         """Join the published parts, in batch order, into files in `request.folder`."""
+
+
+@runtime_checkable
+class NamesMerged(Protocol):
+    """A workload whose merged files may have any name; the ending says the format."""
+
+    def check_merged_name(self, name: str) -> None:
+        """Raises UsageError for a name that no format has."""

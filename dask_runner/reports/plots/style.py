@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dask_runner.conclusions.optional import imported
 from dask_runner.errors import StorageError, UsageError
 from dask_runner.files import beside, current_umask
+from dask_runner.optional import imported
 
 ENDINGS = (".png", ".pdf")
 # The bands of one and two standard deviations, and colours that differ in grey too
