@@ -69,7 +69,8 @@ _SHOWN = 10
 class RunRequest(Struct, frozen=True, kw_only=True):
     """A run that is wanted: `first` limits how many batches are dispatched now; with
     `skip_bad_inputs` a plan with problems is run without them. `ship` are files and folders that
-    the batches get, modules among them before any other.
+    the batches get, modules among them before any other. `notes` are recorded before
+    anything is done.
     """
 
     workload: Any
@@ -82,6 +83,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     ship: tuple[Path, ...] = ()
     skip_bad_inputs: bool = False
     target: Target = Target()
+    notes: tuple[Note, ...] = ()
 
 
 class Selection(Struct, frozen=True, kw_only=True):
@@ -126,6 +128,8 @@ def create(request: RunRequest) -> tuple[RunFolder, Manifest]:
         folder = run_folder.claim(Path(request.settings.storage.runs), outputs)
     header = _header(request, folder, shipment)
     manifest = Manifest.create(folder, header, plan.inputs, plan.batches)
+    for note in request.notes:
+        manifest.record(note, durable=True)
     if plan.problems:
         manifest.record(
             Note(

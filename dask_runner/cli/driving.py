@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_runner.control import Control
-    from dask_runner.manifest import Extension, RunState
+    from dask_runner.manifest import Extension, Note, RunState
     from dask_runner.opening import Target
     from dask_runner.pipeline import RunRequest
     from dask_runner.settings import LoadedSettings
@@ -95,9 +95,10 @@ def dispatch(
     ship: "list[Path] | None" = None,
     skip_bad_inputs: bool = False,
     more: "More | None" = None,
+    notes: "tuple[Note, ...]" = (),
 ) -> None:
     """Plan and dispatch; detached or dry if wanted so. `more` gives further work when that is
-    done, until it gives none.
+    done, until it gives none. `notes` go into the manifest before anything is done.
     """
     from dask_runner.pipeline import RunRequest
 
@@ -111,6 +112,7 @@ def dispatch(
         ship=tuple(ship or ()),
         skip_bad_inputs=skip_bad_inputs,
         target=manner.target,
+        notes=notes,
     )
     if manner.dry:
         from dask_runner.pipeline import dry_run
