@@ -27,7 +27,7 @@ def write(result: HistogramResult, path: Path, metadata: dict[str, Any]) -> None
     merge says of the run. Raises UsageError for another ending, and for what ROOT cannot hold.
     """
     check_name(path.name)
-    WRITERS[path.suffix](result, path, {**metadata, **_facts(result)})
+    WRITERS[path.suffix](result, path, {**metadata, **facts(result)})
 
 
 def check_name(name: str) -> None:
@@ -38,7 +38,7 @@ def check_name(name: str) -> None:
         )
 
 
-def _facts(result: HistogramResult) -> dict[str, Any]:
+def facts(result: HistogramResult) -> dict[str, Any]:
     """What is true of the whole result."""
     return {
         "schema": SCHEMA,

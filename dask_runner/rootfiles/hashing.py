@@ -21,7 +21,7 @@ from dask_runner.errors import BadInputError
 from dask_runner.rootfiles.boundary import opened, tree_names
 from dask_runner.rootfiles.index import empty_table
 from dask_runner.rootfiles.reading import Indexed, chunks_of, indexed
-from dask_runner.rootfiles.tables import Column, Table
+from dask_runner.rootfiles.tables import Column, Table, branch_name
 
 
 class _Column:
@@ -90,7 +90,7 @@ def _add_table(columns: dict[str, _Column], table: Table) -> None:
     for group, jagged in table.jagged.items():
         columns[f"n{group}"].add([], jagged.counts.astype(np.int32))
         for name, column in jagged.columns.items():
-            columns[f"{group}_{name}"].add([jagged.offsets[1:]], column)
+            columns[branch_name(group, name)].add([jagged.offsets[1:]], column)
 
 
 def _uproot_lines(name: str, node: Any, path: Path) -> bytes:

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 
 from dask_runner.errors import BadInputError
 from dask_runner.rootfiles import layout
-from dask_runner.rootfiles.tables import Column, Jagged, Table, offsets_of
+from dask_runner.rootfiles.tables import Column, Jagged, Table, column_name, offsets_of
 
 NAME = "index"
 _TAIL = re.compile(rb',"at":(\d{15}),"crc":"([0-9a-f]{8})"\}\Z')
@@ -174,7 +174,7 @@ def _table(
             groups[branch.name] = Jagged(offsets=offsets, columns={})
         elif branch.counter:
             group = groups[branch.counter]
-            name = branch.name.removeprefix(f"{branch.counter[1:]}_")
+            name = column_name(branch.counter[1:], branch.name)
             group.columns[name] = values(branch, int(group.offsets[-1]))
         else:
             columns[branch.name] = values(branch, entries)

@@ -41,7 +41,7 @@ _HEADER = struct.Struct(">4siiqqiiibiqiH16s")
 _DIRECTORY = struct.Struct(">HIIiiqqqH16s")
 _FREE = struct.Struct(">Hqq")
 
-# numpy type -> ROOT's letter, and the format of a leaf's minimum and maximum.
+# numpy type -> ROOT's letter, small where unsigned, and the format of a leaf's minimum and maximum.
 _LEAF_TYPES = {
     "i1": ("B", ">bb"),
     "i2": ("S", ">hh"),
@@ -49,6 +49,11 @@ _LEAF_TYPES = {
     "i8": ("L", ">qq"),
     "f4": ("F", ">ff"),
     "f8": ("D", ">dd"),
+    "u1": ("b", ">bb"),
+    "u2": ("s", ">hh"),
+    "u4": ("i", ">ii"),
+    "u8": ("l", ">qq"),
+    "b1": ("O", ">??"),
 }
 TYPES = tuple(_LEAF_TYPES)
 
@@ -248,7 +253,7 @@ def _branch(
     front += _BRANCH_2.pack(0, baskets + 1, 0, entries, 0, state.raw, state.stored)
     front += _EMPTY_ARRAY
     array = _object(0x03000000) + b"\0" + struct.pack(">ii", 1, 0)
-    leaf = _class(f"TLeaf{letter}", _leaf(branch, suffix, state.maximum, counter))
+    leaf = _class(f"TLeaf{letter.upper()}", _leaf(branch, suffix, state.maximum, counter))
     back = _EMPTY_ARRAY
     back += b"\1" + struct.pack(f">{baskets + 1}i", *state.sizes, 0)
     back += b"\1" + struct.pack(f">{baskets + 1}q", 0, *ends)
@@ -262,7 +267,8 @@ def _branch(
 def _leaf(branch: Branch, suffix: str, maximum: int, counter: int) -> bytes:
     _, limits = _LEAF_TYPES[branch.type]
     base = _named(branch.name, branch.name + suffix, 0x03000000)
-    base += _LEAF.pack(1, int(branch.type[1]), 0, branch.counts, False)
+    unsigned = branch.type[0] == "u"
+    base += _LEAF.pack(1, int(branch.type[1]), 0, branch.counts, unsigned)
     base += struct.pack(">I", counter)
     return _counted(1, _counted(2, base) + struct.pack(limits, 0, maximum))
 

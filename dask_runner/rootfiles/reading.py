@@ -17,7 +17,14 @@ from dask_runner.errors import BadInputError
 from dask_runner.rootfiles import index, layout
 from dask_runner.rootfiles.boundary import no_tree, opened, translated, tree_in, tree_names
 from dask_runner.rootfiles.index import Index, TreeIndex
-from dask_runner.rootfiles.tables import Column, Jagged, Table, concatenated, offsets_of
+from dask_runner.rootfiles.tables import (
+    Column,
+    Jagged,
+    Table,
+    column_name,
+    concatenated,
+    offsets_of,
+)
 
 # How much is decompressed at once when a whole file is read.
 CHUNK_BYTES = 16_000_000
@@ -156,7 +163,7 @@ def _from_uproot(node: Any, first: int, stop: int, wanted: Collection[str] | Non
         else:
             # `njet` counts `jet_pt`, `jet_eta` ...
             group = branch.count_branch.name[1:]
-            groups.setdefault(group, {})[branch.name.removeprefix(f"{group}_")] = array
+            groups.setdefault(group, {})[column_name(group, branch.name)] = array
     jagged = {}
     for group, arrays in groups.items():
         counts = np.asarray(ak.num(next(iter(arrays.values()))))

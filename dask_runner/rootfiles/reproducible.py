@@ -13,6 +13,7 @@ from typing import Any
 
 import uproot
 import uproot.writing._cascade as cascade
+import uproot.writing._cascadentuple as cascadentuple
 import uproot.writing._cascadetree as cascadetree
 from uproot.writing import writable
 
@@ -44,5 +45,5 @@ def recreate(path: Path, compression: Any) -> Iterator[Any]:
 
 
 def _set_clock(clock: Any) -> None:
-    for module in (cascade, cascadetree, writable):
+    for module in (cascade, cascadentuple, cascadetree, writable):
         module.datetime = clock

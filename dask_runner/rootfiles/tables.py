@@ -45,6 +45,18 @@ class Jagged(Struct, frozen=True, kw_only=True):
         )
 
 
+def branch_name(group: str, column: str) -> str:
+    """The branch of a column of a collection: `jet_pt`; of a nameless one, that of the collection
+    itself.
+    """
+    return f"{group}_{column}" if column else group
+
+
+def column_name(group: str, branch: str) -> str:
+    """The inverse."""
+    return "" if branch == group else branch.removeprefix(f"{group}_")
+
+
 class Table(Struct, frozen=True, kw_only=True):
     """A tree: one value per entry in each of `columns`, many in each of `jagged`."""
 

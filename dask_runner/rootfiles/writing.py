@@ -21,7 +21,7 @@ import uproot
 from msgspec import Struct
 
 from dask_runner.rootfiles import index, layout
-from dask_runner.rootfiles.tables import Column, Table, concatenated
+from dask_runner.rootfiles.tables import Column, Table, branch_name, concatenated
 
 COMPRESSION = uproot.ZLIB(1)
 # Entries in a basket: a range of entries costs whole baskets.
@@ -231,7 +231,7 @@ def _branches(table: Table) -> list[layout.Branch]:
         counter = f"n{group}"
         branches.append(layout.Branch(counter, "i4", counts=True))
         for name, column in jagged.columns.items():
-            branches.append(layout.Branch(f"{group}_{name}", _type(column), counter))
+            branches.append(layout.Branch(branch_name(group, name), _type(column), counter))
     return branches
 
 
