@@ -1,0 +1,174 @@
+"""What an event's energy says: the density of signal over that of background, for each index.
+
+Owns the histograms in sin(dec) and log10 of the measured energy, and what lies between the indices
+at which they are filled. Background is the experiment, signal the simulation with E^-index in its
+weights; each is normalised in its band of sin(dec).
+
+ln of the ratio and its first two derivatives are known exactly at each node, since the weights
+depend on the index as exp(-index ln E). In between is the polynomial of fifth degree that agrees
+with them at both ends: its second derivative is continuous, and no system of equations is solved,
+whose last digits would depend on a machine's libraries.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_runner.sky.events import Array, Events, Simulation
+
+Indices = npt.NDArray[np.int64]
+
+_STEP: Final = 0.25
+# ln of the ratio where there is background and no signal at all.
+_NOTHING: Final = -30.0
+# Keeps sums of squares of ln E small: it cancels.
+_CENTRE: Final = np.log(1e4)
+# The quintic Hermite basis: coefficients of 1, t ... t^5 for (f0, f0', f0'', f1, f1', f1'').
+_HERMITE: Final = np.array(
+    [
+        [1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 0, 0.5, 0, 0, 0],
+        [-10, -6, -1.5, 10, -4, 0.5],
+        [15, 8, 1.5, -15, 7, -1],
+        [-6, -3, -0.5, 6, -3, 0.5],
+    ]
+)
+
+
+class Binning:
+    """Bins of sin(dec), equal from -1 to 1, and of log10 of the energy; what is beyond the last is
+    in it. Bin numbers go along the energy first.
+    """
+
+    def __init__(self, rows: int, columns: int, low: float, high: float) -> None:
+        self.rows, self.columns = rows, columns
+        self._low, self._high = low, high
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.columns
+
+    def row(self, dec: Array) -> Indices:
+        """The band of sin(dec), for declinations in radians."""
+        places = np.floor((np.sin(dec) + 1) / 2 * self.rows).astype(np.int64)
+        return np.clip(places, 0, self.rows - 1)
+
+    def of(self, events: Events) -> Indices:
+        """The bin of each event."""
+        share = (events.log10e - self._low) / (self._high - self._low)
+        column = np.clip(np.floor(share * self.columns).astype(np.int64), 0, self.columns - 1)
+        return self.row(events.dec) * self.columns + column
+
+
+class EnergyRatios:
+    """The ratio of each bin as a function of the index within `low` to `high`, which may be the
+    same.
+    """
+
+    def __init__(
+        self, binning: Binning, experiment: Events, simulation: Simulation, low: float, high: float
+    ) -> None:
+        pieces = max(1, round((high - low) / _STEP))
+        self.nodes: Array = np.linspace(low, high, pieces + 1) if high > low else np.array([low])
+        background = _background(binning, experiment)
+        filled = background > 0
+        signal = _Signal(binning, simulation)
+        with np.errstate(divide="ignore"):
+            logs = np.log(background)
+        table = np.array([signal.at(index) for index in self.nodes])
+        table[:, 0] -= np.where(filled, logs, 0.0)
+        empty = table[:, 0] < _NOTHING
+        table[:, 0][empty] = _NOTHING
+        table[:, 1][empty] = table[:, 2][empty] = 0.0
+        # (nodes, 3, bins), with the bins that have no background like the nearest that has.
+        self._table = table[:, :, _nearest_filled(filled, binning)]
+        self.at_nodes: Array = np.ascontiguousarray(np.exp(self._table[:, 0]).T)
+        self.largest: Array = self.at_nodes.max(axis=1)
+        self._coefficients = self._polynomials()
+
+    def _polynomials(self) -> Array:
+        """Shape (pieces, bins, 6), in powers of the share of the way from a node to the next."""
+        if len(self.nodes) == 1:
+            return np.zeros((0, 0, 0))
+        step = self.nodes[1] - self.nodes[0]
+        scaled = self._table * np.array([1, step, step * step])[None, :, None]
+        ends = np.concatenate([scaled[:-1], scaled[1:]], axis=1)
+        mixed = np.zeros_like(ends)
+        for power, row in enumerate(_HERMITE):
+            for place, factor in enumerate(row):
+                mixed[:, power] += factor * ends[:, place]
+        return np.ascontiguousarray(mixed.transpose(0, 2, 1))
+
+    def at(self, bins: Indices, index: float) -> Array:
+        """The ratio of each bin, shape of `bins`."""
+        return self.expand(bins, index)[0]
+
+    def expand(self, bins: Indices, index: float) -> tuple[Array, Array, Array]:
+        """The ratio of each bin, and the first two derivatives of its logarithm by the index."""
+        if len(self.nodes) == 1:
+            nothing = np.zeros(len(bins))
+            return self.at_nodes[bins, 0], nothing, nothing
+        step = self.nodes[1] - self.nodes[0]
+        piece = min(max(int((index - self.nodes[0]) / step), 0), len(self.nodes) - 2)
+        t = (index - self.nodes[piece]) / step
+        c0, c1, c2, c3, c4, c5 = self._coefficients[piece][bins].T
+        value = c0 + t * (c1 + t * (c2 + t * (c3 + t * (c4 + t * c5))))
+        slope = c1 + t * (2 * c2 + t * (3 * c3 + t * (4 * c4 + t * 5 * c5)))
+        bend = 2 * c2 + t * (6 * c3 + t * (12 * c4 + t * 20 * c5))
+        return np.exp(value), slope / step, bend / (step * step)
+
+
+class _Signal:
+    """The share of simulated events of a band in each of its bins, for a spectrum E^-index."""
+
+    def __init__(self, binning: Binning, simulation: Simulation) -> None:
+        self._binning = binning
+        self._bins = binning.of(simulation)
+        self._log = np.log(simulation.true_e) - _CENTRE
+        self._weight = simulation.weight
+
+    def at(self, index: float) -> Array:
+        """Logarithm of the share, its first two derivatives by the index: shape (3, bins)."""
+        size, shape = self._binning.size, (self._binning.rows, self._binning.columns)
+        weight = self._weight * np.exp(-index * self._log)
+        sums = np.empty((3, *shape))
+        for power in range(3):
+            sums[power] = np.bincount(self._bins, weight, size).reshape(shape)
+            weight *= self._log
+        bands = sums.sum(axis=2, keepdims=True)
+        there = np.broadcast_to((sums[:1] > 0), sums.shape)
+        result = np.zeros_like(sums)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mine, whole = _cumulants(sums), _cumulants(np.broadcast_to(bands, sums.shape))
+            result[there] = (mine - whole)[there]
+        result[0][~there[0]] = -np.inf
+        return result.reshape(3, size)
+
+
+def _cumulants(sums: Array) -> Array:
+    """The logarithm of a sum of weights exp(-index l), and its derivatives: minus the mean of l,
+    and its variance.
+    """
+    mean = sums[1] / sums[0]
+    return np.stack([np.log(sums[0]), -mean, sums[2] / sums[0] - mean * mean])
+
+
+def _background(binning: Binning, experiment: Events) -> Array:
+    """The share of events of a band in each of its bins."""
+    counts = np.bincount(binning.of(experiment), minlength=binning.size).astype(np.float64)
+    table = counts.reshape(binning.rows, binning.columns)
+    shares: Array = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    return shares.ravel()
+
+
+def _nearest_filled(filled: npt.NDArray[np.bool_], binning: Binning) -> Indices:
+    """For each bin itself, or the nearest one of its band that is filled; the lower of two."""
+    places = np.arange(binning.size)
+    for row in range(binning.rows):
+        own = places[row * binning.columns : (row + 1) * binning.columns]
+        there = own[filled[own]]
+        if len(there):
+            own[:] = there[np.abs(own[:, None] - there).argmin(axis=1)]
+    return places

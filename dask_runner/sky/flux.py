@@ -1,0 +1,61 @@
+"""Power-law spectra, and what numbers of events are as fluxes, in the units that people quote.
+
+Owns the conversions. A flux is dN/dE = norm (E / pivot)^-index exp(-E / cutoff): quoted at a pivot,
+it is the power law without the cutoff's factor.
+"""
+
+from math import isfinite
+from typing import Self
+
+import numpy as np
+from msgspec import Struct
+
+from dask_runner.errors import UsageError
+from dask_runner.sky.events import Array
+
+# GeV of each unit of energy.
+UNITS = {"GeV": 1.0, "TeV": 1e3, "PeV": 1e6}
+
+
+class PowerLaw(Struct, frozen=True, kw_only=True):
+    """`cutoff` in GeV, 0 for none. `pivot` in GeV: where fluxes are quoted."""
+
+    index: float = 2.0
+    cutoff: float = 0.0
+    pivot: float = 1e5
+
+    def check(self, where: str) -> Self:
+        """Itself. Raises UsageError, beginning with `where`, for what is no spectrum."""
+        for name in ("index", "cutoff", "pivot"):
+            value = getattr(self, name)
+            if not isfinite(value) or value < 0 or (name == "pivot" and value == 0):
+                raise UsageError(f"{where}: {name} = {value:g} is not possible for a power law")
+        return self
+
+    def shape(self, energy: Array) -> Array:
+        """dN/dE for norm 1, at energies in GeV."""
+        values: Array = (energy / self.pivot) ** -self.index
+        return values * np.exp(-energy / self.cutoff) if self.cutoff else values
+
+    def norm_at(self, norm: float, pivot: float) -> float:
+        """The norm of the same flux at another pivot, in GeV."""
+        return norm * float((pivot / self.pivot) ** -self.index)
+
+    def e2dnde(self, norm: float, *, pivot: float | None = None, unit: str = "TeV") -> float:
+        """E^2 dN/dE at the pivot (GeV) in unit cm^-2 s^-1, for a norm in GeV^-1 cm^-2 s^-1 at this
+        spectrum's own pivot. Raises UsageError for an unknown unit.
+        """
+        where = self.pivot if pivot is None else pivot
+        return self.norm_at(norm, where) * where**2 / unit_of(unit)
+
+    def dnde(self, norm: float, *, pivot: float | None = None, unit: str = "TeV") -> float:
+        """dN/dE at the pivot (GeV) per unit cm^2 s, as `e2dnde`."""
+        where = self.pivot if pivot is None else pivot
+        return self.norm_at(norm, where) * unit_of(unit)
+
+
+def unit_of(name: str) -> float:
+    """GeV in a unit. Raises UsageError for an unknown one."""
+    if name not in UNITS:
+        raise UsageError(f"unknown unit of energy {name!r}", hint=f"one of {', '.join(UNITS)}")
+    return UNITS[name]
