@@ -5,10 +5,18 @@ below leaves as a BadInputError that names the file and, as far as it can be tol
 Refuses to know what the columns mean.
 """
 
+from dask_runner.rootfiles.chunks import Column as ListColumn
 from dask_runner.rootfiles.hashing import content_hash
 from dask_runner.rootfiles.histogram_writing import PlainAxis, PlainHistogram, write_histograms
 from dask_runner.rootfiles.histograms import Histogram, read_histogram
 from dask_runner.rootfiles.joining import concatenate
+from dask_runner.rootfiles.lists import (
+    ListWriter,
+    join_lists,
+    joined_columns,
+    read_lists,
+    slice_columns,
+)
 from dask_runner.rootfiles.reading import (
     as_awkward,
     count_entries,
@@ -24,6 +32,8 @@ __all__ = [
     "Column",
     "Histogram",
     "Jagged",
+    "ListColumn",
+    "ListWriter",
     "PlainAxis",
     "PlainHistogram",
     "Table",
@@ -32,11 +42,15 @@ __all__ = [
     "concatenated",
     "content_hash",
     "count_entries",
+    "join_lists",
+    "joined_columns",
     "offsets_of",
     "read",
     "read_histogram",
+    "read_lists",
     "read_metadata",
     "read_with_metadata",
+    "slice_columns",
     "validate",
     "write",
     "write_histograms",

@@ -18,7 +18,7 @@ from msgspec import Struct
 from dask_runner.errors import BadInputError
 from dask_runner.rootfiles.boundary import no_tree, opened, translated, tree_in
 from dask_runner.rootfiles.reading import Indexed, indexed
-from dask_runner.rootfiles.tables import Table
+from dask_runner.rootfiles.tables import Table, column_name
 
 # What is unpacked at once of all wanted branches, in bytes, and within which number of entries.
 _STEP_BYTES = 24_000_000
@@ -257,8 +257,8 @@ def _column_of(table: Table, name: str) -> Column:
     for group, jagged in table.jagged.items():
         if name == f"n{group}":
             return Column(data=jagged.counts)
-        own = name.removeprefix(f"{group}_")
-        if own != name and own in jagged.columns:
+        own = column_name(group, name)
+        if own in jagged.columns:
             return Column(data=jagged.columns[own], offsets=(jagged.offsets,))
     raise KeyError(name)
 
