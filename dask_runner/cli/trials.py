@@ -48,8 +48,8 @@ def trials(
         typer.Option(
             "--model",
             "-m",
-            help="counting, gaussian, spectrum, pyhf; or yours: package.module:function, "
-            "./file.py:function.",
+            help="counting, gaussian, spectrum, pyhf, point-source; or yours: "
+            "package.module:function, ./file.py:function.",
         ),
     ] = "",
     config: Annotated[

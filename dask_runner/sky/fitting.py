@@ -57,6 +57,14 @@ class Near(Struct, frozen=True, kw_only=True):
     def far(self) -> int:
         return self.total - len(self.spatial)
 
+    def joined(self, other: "Near") -> "Near":
+        """With other events of the same total behind."""
+        return Near(
+            spatial=np.concatenate([self.spatial, other.spatial]),
+            bins=np.concatenate([self.bins, other.bins]),
+            total=self.total,
+        )
+
 
 def maximise(near: Near, ratios: EnergyRatios, index: float | None) -> Fit:
     """The maximum for a fixed index, or for any within the nodes of the ratios (None)."""

@@ -96,6 +96,12 @@ class Band:
         return Near(spatial=spatial, bins=self._bins[members], total=total)
 
 
+def apart(ra: Array, from_ra: float) -> Array:
+    """The distance in right ascension, 0 to pi, for right ascensions in [0, 2 pi]."""
+    distance: Array = np.abs(ra - from_ra)
+    return np.minimum(distance, np.abs(2 * np.pi - distance), out=distance)
+
+
 class Evaluator:
     """The test statistic of `events` at any direction, all angles in radians. `extension` is that
     of the source that is looked for.
@@ -112,8 +118,7 @@ class Evaluator:
         """The fit at a direction; with `index` that is not fitted, even if the search does."""
         self._check_index(index)
         band = self._at_declination(dec)
-        distance = np.abs(self._ra - ra)
-        np.minimum(distance, np.abs(2 * np.pi - distance), out=distance)
+        distance = apart(self._ra, ra)
         members = np.flatnonzero(distance < band.width)
         near = band.near(members, distance[members], len(self._prepared))
         return maximise(near, self._ratios, index)

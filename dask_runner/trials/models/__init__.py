@@ -20,11 +20,16 @@ from dask_runner.trials.model import FunctionModel, Model
 
 # Import paths, not classes: only the model in use is imported.
 MODELS = {
+    "coincidence": "dask_runner.trials.models.coincidence:Coincidence",
     "counting": "dask_runner.trials.models.counting:Counting",
     "gaussian": "dask_runner.trials.models.gaussian:Gaussian",
+    "point-source": "dask_runner.trials.models.point_source:PointSource",
     "pyhf": "dask_runner.trials.models.pyhf_model:Pyhf",
     "spectrum": "dask_runner.trials.models.spectrum:Spectrum",
 }
+
+# What they import only when they run, and a host may as well import once.
+PRELOAD: dict[str, tuple[str, ...]] = {"coincidence": ("healpy", "astropy.io.fits")}
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
