@@ -21,6 +21,7 @@ from dask_runner.cli import (
     fleet,
     hosts,
     read,
+    skyscan,
     trials,
 )
 from dask_runner.cli.console import (
@@ -61,6 +62,7 @@ app.command("generate", rich_help_panel=_WORK)(dispatching.generate)
 app.command("run", rich_help_panel=_WORK)(dispatching.run)
 app.command("command", rich_help_panel=_WORK)(dispatching.command)
 app.command("trials", rich_help_panel=_WORK)(trials.trials)
+app.command("skyscan", rich_help_panel=_WORK)(skyscan.skyscan)
 app.command("rerun", rich_help_panel=_WORK)(dispatching.rerun)
 app.command("drive", hidden=True)(driving.drive)
 app.command("runs", rich_help_panel=_LOOK)(read.runs)
@@ -75,6 +77,8 @@ app.command("limits", rich_help_panel=_CONCLUDE)(conclusions.limits)
 app.command("cls", rich_help_panel=_CONCLUDE)(conclusions.cls)
 app.command("sensitivity", rich_help_panel=_CONCLUDE)(conclusions.sensitivity)
 app.command("distribution", rich_help_panel=_CONCLUDE)(conclusions.distribution)
+app.command("skymap", rich_help_panel=_CONCLUDE)(skyscan.skymap)
+app.command("hottest", rich_help_panel=_CONCLUDE)(skyscan.hottest)
 app.command("export", rich_help_panel=_CONCLUDE)(conclusions.export)
 app.command("verify", rich_help_panel=_END)(finish.verify)
 app.command("merge", rich_help_panel=_END)(finish.merge)

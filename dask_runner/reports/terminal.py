@@ -1,5 +1,6 @@
 """Views as text for a terminal: which view is laid out by what."""
 
+import importlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,10 @@ _LAYOUTS: dict[type[Any], Callable[[Any], Pieces]] = {
     HostKeys: host_checks_text.host_keys,
 }
 
+# Modules of layouts that import scipy, by the module of the view.
+_LATE = {"dask_runner.conclusions.skies": "dask_runner.reports.sky_text"}
+_CONCLUSIONS = "dask_runner.reports.conclusion_text"
+
 _UNLIMITED = 10_000
 
 
@@ -52,9 +57,8 @@ def write(view: Any, console: Console) -> None:
 def _layout(kind: type[Any]) -> Callable[[Any], Pieces]:
     if kind not in _LAYOUTS:
         # What made such a view has loaded the statistics already; other commands do without.
-        from dask_runner.reports import conclusion_text  # noqa: PLC0415  (imports scipy)
-
-        _LAYOUTS.update(conclusion_text.LAYOUTS)
+        module = importlib.import_module(_LATE.get(kind.__module__, _CONCLUSIONS))
+        _LAYOUTS.update(module.LAYOUTS)
     return _LAYOUTS[kind]
 
 

@@ -18,15 +18,17 @@ WORKLOADS = {
     "generate": "dask_runner.workloads.generate:Generate",
     "reconstruct": "dask_runner.workloads.reconstruct:Reconstruct",
     "command": "dask_runner.workloads.command:Command",
+    "skyscan": "dask_runner.workloads.skyscan:SkyScan",
     "trials": "dask_runner.workloads.trials:Trials",
+    "histogram": "dask_runner.workloads.histogram:Histogram",
 }
 
 # What is counted in a batch, where it is not events.
-_COUNTED = {"trials": "trials"}
+_COUNTED = {"skyscan": "pixels", "trials": "trials"}
 
 
 def counted(name: str) -> str:
-    """What the numbers of batches of this workload count: events, trials."""
+    """What the numbers of batches of this workload count: events, trials, pixels."""
     return _COUNTED.get(name, "events")
 
 

@@ -7,6 +7,7 @@ gives a figure, which `save` writes.
 from dask_runner.reports.plots.bands import brazil
 from dask_runner.reports.plots.columns import background, column
 from dask_runner.reports.plots.passing import against, fractions, longest_axis
+from dask_runner.reports.plots.skymaps import hottest, mollweide, ts_against_p
 from dask_runner.reports.plots.strengths import strength
 from dask_runner.reports.plots.style import check_path, particle_style, save
 
@@ -17,8 +18,11 @@ __all__ = [
     "check_path",
     "column",
     "fractions",
+    "hottest",
     "longest_axis",
+    "mollweide",
     "particle_style",
     "save",
     "strength",
+    "ts_against_p",
 ]
