@@ -71,12 +71,20 @@ def _filled(spec: HistogramSpec, by_sample: dict[int, HistogramSum]) -> Filled:
     weighted = any(one.weights is not None for one in by_sample.values())
     if spec.by_sample:
         for k, one in by_sample.items():
-            counts[k], values[k], variances[k] = (a.reshape(shape[1:]) for a in _arrays(one))
+            own = _arrays(one)
+            counts[k] = own[0].reshape(shape[1:])
+            values[k] = own[1].reshape(shape[1:])
+            variances[k] = own[2].reshape(shape[1:])
     elif by_sample:
         whole = HistogramSum(numeric_axes(spec), weighted=weighted)
         for one in by_sample.values():
             whole.merge(one)
-        counts, values, variances = (a.reshape(shape) for a in _arrays(whole))
+        own = _arrays(whole)
+        counts, values, variances = (
+            own[0].reshape(shape),
+            own[1].reshape(shape),
+            own[2].reshape(shape),
+        )
     return Filled(
         spec=spec,
         counts=counts,

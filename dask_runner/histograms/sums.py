@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from dask_runner.errors import BadInputError
 from dask_runner.histograms.accumulate import ExactSum
-from dask_runner.histograms.spec import Axis, HistogramSpec
+from dask_runner.histograms.spec import Axis, HistogramSpec, Job
 
 Places = npt.NDArray[np.int64]
 
@@ -85,12 +85,14 @@ def numeric_axes(spec: HistogramSpec) -> tuple[Axis, ...]:
     return spec.axes[1:] if spec.by_sample else spec.axes
 
 
-def bytes_at_most(specs: Sequence[HistogramSpec]) -> int:
-    """About how many bytes sums of these histograms may be, if nothing is empty."""
+def bytes_at_most(job: Job) -> int:
+    """About how many bytes the sums of a job may be, if nothing is empty."""
     # Counts, and about three digits each of weights and squares.
     return sum(
-        8 * (7 if spec.weight else 1) * prod(axis.extent for axis in numeric_axes(spec))
-        for spec in specs
+        8
+        * (7 if spec.weight or job.weight else 1)
+        * prod(axis.extent for axis in numeric_axes(spec))
+        for spec in job.histograms
     )
 
 

@@ -37,7 +37,7 @@ class Survey(Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...]
 
 
-class _Found(Struct, frozen=True, kw_only=True):
+class Found(Struct, frozen=True, kw_only=True):
     """A usable file, and what makes it one and the same under several names."""
 
     file: InputFile
@@ -58,7 +58,7 @@ def tree_of(path: Path) -> str:
 
 def survey(folder: Path, patterns: Sequence[str]) -> Survey:
     """Open and count every file of `folder` that matches one of `patterns`."""
-    return _survey(find(folder, patterns), _inspect)
+    return survey_each(find(folder, patterns), _inspect)
 
 
 def resolve(text: str, here: Path) -> str:
@@ -81,7 +81,7 @@ def survey_named(inputs: Sequence[str]) -> Survey:
     """Open and count these files (path text, or URL with an optional #sha256=HEX), which are
     brought here if they are elsewhere; in natural order.
     """
-    return _survey(sorted(inputs, key=natural_key), _inspect_named)
+    return survey_each(sorted(inputs, key=natural_key), _inspect_named)
 
 
 def stem_path(path: str) -> Path:
@@ -93,7 +93,13 @@ def stem_path(path: str) -> Path:
     return Path(path.replace("/", "%2F")) / files.text_to_path(downloads.name_of(path))
 
 
-def _survey(paths: Sequence[T], inspect: Callable[[T], "_Found | str"]) -> Survey:
+def is_address(text: str) -> bool:
+    """True for what is not a path but an address, as in `root://`."""
+    return _SCHEME.match(text) is not None
+
+
+def survey_each(paths: Sequence[T], inspect: Callable[[T], "Found | str"]) -> Survey:
+    """What `inspect` finds of each, in parallel; the same file under two names counts once."""
     pool = ThreadPoolExecutor(max_workers=_THREADS)
     try:
         results = list(pool.map(inspect, paths))
@@ -120,7 +126,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _inspect_named(text: str) -> "_Found | str":
+def _inspect_named(text: str) -> "Found | str":
     if not downloads.is_url(text):
         return _inspect(files.text_to_path(text))
     url, known = downloads.split_hash(text)
@@ -135,15 +141,21 @@ def _inspect_named(text: str) -> "_Found | str":
     return structs.replace(found, file=file)
 
 
-def _inspect(path: Path) -> "_Found | str":
+def _inspect(path: Path) -> "Found | str":
     """The file as it is, or what is wrong with it."""
+    found = inspect(path, lambda local: rootfiles.count_entries(local, tree_of(local)))
+    if isinstance(found, Found) and found.file.entries == 0:
+        return f"{path}: has no events"
+    return found
+
+
+def inspect(path: Path, count: Callable[[Path], int]) -> "Found | str":
+    """The file as it is with what `count` finds in it, or what is wrong with it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             # Opening a pipe would wait for a writer for ever.
             return f"{path}: is not a regular file"
-        entries = rootfiles.count_entries(path, tree_of(path))
-        if entries == 0:
-            return f"{path}: has no events"
+        entries = count(path)
         status = path.stat()
         file = InputFile(
             path=files.path_to_text(os.path.abspath(path)),  # noqa: PTH100 - resolves no links
@@ -152,7 +164,7 @@ def _inspect(path: Path) -> "_Found | str":
             entries=entries,
             fingerprint=files.fingerprint(path),
         )
-        return _Found(file=file, identity=(status.st_dev, status.st_ino))
+        return Found(file=file, identity=(status.st_dev, status.st_ino))
     except BadInputError as error:
         text = error.message
         return text if str(path) in text else f"{path}: {text}"

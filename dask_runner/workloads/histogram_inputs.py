@@ -1,0 +1,126 @@
+"""The files of a run of histograms: found, counted, and divided into ranges.
+
+Owns that a file is in the run once, and what is said of files that do not fit the others.
+"""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from dask_runner import files
+from dask_runner.errors import UsageError
+from dask_runner.histograms.spec import Job
+from dask_runner.rootfiles.chunks import TreeShape, reader
+from dask_runner.workloads import inputs
+from dask_runner.workloads.inputs import Found, Survey
+from dask_runner.workloads.names import natural_key
+
+
+class Surveyed(Struct, frozen=True, kw_only=True):
+    """The usable files in natural order with what their trees are and the number of their sample,
+    and what is wrong with others.
+    """
+
+    survey: Survey
+    shapes: dict[str, TreeShape]
+    samples: dict[str, int]
+
+
+def survey(job: Job, patterns: Sequence[str], branches: Sequence[str]) -> Surveyed:
+    """Open and count all files that match; in parallel, for opening waits for storage. Raises
+    UsageError if a pattern has no file, or a file is of several samples.
+    """
+    paths, samples = _named(job, patterns)
+    shapes: dict[str, TreeShape] = {}
+
+    def inspect(path: str) -> Found | str:
+        return inputs.inspect(files.text_to_path(path), lambda local: look(path, local))
+
+    def look(path: str, local: Path) -> int:
+        with reader(local, job.tree) as tree:
+            shapes[path] = tree.shape(branches)
+        return shapes[path].entries
+
+    found = inputs.survey_each(paths, inspect)
+    odd = _odd(found, shapes, branches)
+    usable = tuple(file for file in found.files if file.path not in odd)
+    return Surveyed(
+        survey=Survey(files=usable, problems=(*found.problems, *odd.values())),
+        shapes=shapes,
+        samples=samples,
+    )
+
+
+def absolute(pattern: str, here: Path) -> str:
+    """A pattern in the form that means the same everywhere."""
+    if inputs.is_address(pattern):
+        return pattern
+    return files.path_to_text(os.path.abspath(here / Path(pattern).expanduser()))  # noqa: PTH100 - resolves no links
+
+
+def _named(job: Job, patterns: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """All paths in natural order, and the sample of each."""
+    paths: dict[str, None] = {}
+    for pattern in (*patterns, *(sample.pattern for sample in job.samples)):
+        paths.update(dict.fromkeys(_matching(pattern)))
+    samples = dict.fromkeys(paths, 0)
+    if job.samples:
+        owned: dict[str, int] = {}
+        for number, sample in enumerate(job.samples):
+            for path in _matching(sample.pattern):
+                if path in owned:
+                    other = job.samples[owned[path]].name
+                    raise UsageError(f"{path} is of the samples {other} and {sample.name}")
+                owned[path] = number
+        for path in paths:
+            if path not in owned:
+                raise UsageError(
+                    f"{path} is of no sample",
+                    hint="--sample NAME=GLOB names its files; without --files there are no others",
+                )
+        samples = owned
+    return sorted(paths, key=natural_key), samples
+
+
+def _matching(pattern: str) -> list[str]:
+    if inputs.is_address(pattern):
+        return [pattern]
+    local = os.fspath(files.text_to_path(pattern))
+    if Path(local).is_dir():
+        raise UsageError(f"{pattern} is a folder", hint=f"'{pattern}/*.root' names its files")
+    if not glob.has_magic(local):
+        return [pattern]
+    found = [path for path in glob.glob(local, recursive=True) if not Path(path).is_dir()]  # noqa: PTH207 - patterns with folders
+    if not found:
+        raise UsageError(f"no file matches {pattern}", hint="quote it, so that it comes as it is")
+    return [files.path_to_text(path) for path in found]
+
+
+def _odd(found: Survey, shapes: dict[str, TreeShape], branches: Sequence[str]) -> dict[str, str]:
+    """Files in which a branch has lists where it has single values in the first, or the reverse:
+    what expressions mean would differ.
+    """
+    odd: dict[str, str] = {}
+    first: tuple[str, dict[str, bool]] | None = None
+    for file in found.files:
+        lists = {name: _has_lists(shapes[file.path], name) for name in branches}
+        if first is None:
+            first = file.path, lists
+            continue
+        for name, one in lists.items():
+            if one != first[1][name]:
+                what = "lists" if one else "single values"
+                odd[file.path] = f"{file.path}: the branch {name!r} has {what}, not in {first[0]}"
+    return odd
+
+
+def _has_lists(shape: TreeShape, name: str) -> bool:
+    kinds = [
+        kind
+        for full, kind in shape.branches.items()
+        if full == name or full.rpartition("/")[2] == name
+    ]
+    return any("[" in kind or "vector" in kind for kind in kinds)
