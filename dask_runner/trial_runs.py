@@ -3,10 +3,11 @@
 Owns what of a command line or a call becomes the workload. Refuses to dispatch: `pipeline` does.
 """
 
+import inspect
 import itertools
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -337,7 +338,9 @@ def _name_and_file(model: str) -> tuple[str, tuple[Path, ...]]:
 def _load(name: str, options: dict[str, Any], points: Sequence[Point]) -> Model:
     given = {key: value for key, value in options.items() if value}
     if ":" not in name:
-        made: Model = models.builtin(name).from_options(points=points, **given)
+        make = models.builtin(name).from_options
+        _refuse_foreign(name, given, make)
+        made: Model = make(points=points, **given)
         return made
     if given:
         raise UsageError(
@@ -345,6 +348,17 @@ def _load(name: str, options: dict[str, Any], points: Sequence[Point]) -> Model:
             hint="--set NAME=VALUE gives a parameter of your function",
         )
     return models.load_users(name)
+
+
+def _refuse_foreign(name: str, given: Mapping[str, Any], make: Callable[..., Model]) -> None:
+    """Options of other models. A model that takes any says itself what it makes of them."""
+    known = inspect.signature(make).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        return
+    for option in given:
+        if option not in known:
+            word = {"patches": "patch"}.get(option, option).replace("_", "-")
+            raise UsageError(f"model {name} takes no --{word}")
 
 
 def _notes(

@@ -55,6 +55,10 @@ def trials(
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file of a built-in model.")
     ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option("--items", help="coincidence: a file with the path of a map on each line."),
+    ] = None,
     workspace: Annotated[
         Path | None, typer.Option("--workspace", help="pyhf: the workspace, JSON.")
     ] = None,
@@ -145,6 +149,7 @@ def trials(
         counts=tuple(counts or ()),
         options={
             "config": config,
+            "items": items,
             "workspace": workspace,
             "patches": tuple(patch or ()),
             "measurement": measurement,

@@ -27,11 +27,13 @@ _SINGLE_FIELD = "value"
 
 class BlockTrial(Struct, frozen=True, kw_only=True):
     """Many trials at once: `run` takes uniform numbers in [0, 1), shape (trials, `words`), and
-    gives for each field an array of shape (trials,).
+    gives for each field an array of shape (trials,). It is given about `rows` trials at a time (0:
+    as many as suit a cache).
     """
 
     words: int
     run: Callable[[npt.NDArray[np.float64]], Mapping[str, npt.NDArray[Any]]]
+    rows: int = 0
 
 
 class Parameters(Struct, frozen=True, kw_only=True):

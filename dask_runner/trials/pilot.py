@@ -29,9 +29,11 @@ _SECONDS: Final = 0.4
 _FEWEST: Final = 3
 _MOST: Final = 2000
 _PATIENCE: Final = 60.0
+# Trials of a vectorised model: as many as take about _SECONDS, within these numbers.
 _BLOCK: Final = 4096
+_SMALLEST_BLOCK: Final = 128
 # Where a block is cut to see whether rows depend on each other.
-_CUTS: Final = (0, 1, 3, 10, 1033, _BLOCK)
+_CUTS: Final = (0, 1, 3, 10)
 
 
 class PointCost(Struct, frozen=True, kw_only=True):
@@ -260,28 +262,33 @@ def _measured_block(
     declared: Mapping[str, str],
 ) -> _Told:
     began = time.perf_counter()
-    whole = {name: np.asarray(values) for name, values in block.run(uniforms).items()}
+    block.run(uniforms[:_SMALLEST_BLOCK])
     first, began = time.perf_counter() - began, time.perf_counter()
-    block.run(uniforms)
+    block.run(uniforms[:_SMALLEST_BLOCK])
+    few = time.perf_counter() - began
+    tried = min(_BLOCK, max(_SMALLEST_BLOCK, int(_SMALLEST_BLOCK * _SECONDS / max(few, 1e-9))))
+    uniforms = uniforms[:tried]
+    began = time.perf_counter()
+    whole = {name: np.asarray(values) for name, values in block.run(uniforms).items()}
     again = time.perf_counter() - began
-    failed = np.zeros(_BLOCK, bool)
+    failed = np.zeros(tried, bool)
     message = ""
     for field, column in whole.items():
-        if column.shape != (_BLOCK,):
-            raise UsageError(f"field {field!r} has shape {column.shape}, not ({_BLOCK},)")
+        if column.shape != (tried,):
+            raise UsageError(f"field {field!r} has shape {column.shape}, not ({tried},)")
         if column.dtype.kind == "f" and np.isnan(column).any():
             failed |= np.isnan(column)
             message = message or f"field {field!r} is NaN"
     if declared:
         check_names(whole, declared)
-        fill(np.zeros(_BLOCK, table_type(declared)), 0, whole)
+        fill(np.zeros(tried, table_type(declared)), 0, whole)
     _check_rows(block, uniforms, whole)
     return _Told(
         fields=_types([whole]),
         # What the numbers themselves cost comes on top.
-        seconds=again / _BLOCK + block.words * 1e-8,
-        prepare=prepare + max(0.0, first - again),
-        tried=_BLOCK,
+        seconds=again / tried + block.words * 1e-8,
+        prepare=prepare + max(0.0, first - few),
+        tried=tried,
         failed=int(failed.sum()),
         message=message,
     )
@@ -292,7 +299,8 @@ def _check_rows(
     uniforms: npt.NDArray[np.float64],
     whole: Mapping[str, npt.NDArray[Any]],
 ) -> None:
-    parts = [block.run(uniforms[first:end]) for first, end in pairwise(_CUTS)]
+    cuts = (*_CUTS, len(uniforms) // 4 + 9, len(uniforms))
+    parts = [block.run(uniforms[first:end]) for first, end in pairwise(cuts)]
     for field, column in whole.items():
         joined = np.concatenate([np.asarray(part[field]) for part in parts])
         if column.tobytes() != joined.tobytes():

@@ -49,7 +49,7 @@ def run(sampler: ScalarTrial | BlockTrial, job: Job) -> Done:
 def _run_blocks(block: BlockTrial, job: Job, failures: Failures) -> tuple[Table, float]:
     """The rows, and the seconds of the first one: it goes alone, to see what warming up costs."""
     table = np.zeros(job.count, table_type(job.fields))
-    size = max(1, _BLOCK_WORDS // block.words)
+    size = block.rows or max(1, _BLOCK_WORDS // block.words)
     began = time.perf_counter()
     _run_block(block, job, table[:1], 0)
     first = time.perf_counter() - began

@@ -59,7 +59,8 @@ class Trials(Struct, frozen=True, kw_only=True):
         """With the module of a built-in model; a user's may do anything when it is imported."""
         module, _, _ = models.MODELS.get(self.model.name, "").partition(":")
         common = ("dask_runner.workloads.trials", "scipy.special")
-        return (*common, module) if module else common
+        own = models.PRELOAD.get(self.model.name, ())
+        return (*common, module, *own) if module else common
 
     def plan(self) -> Plan:
         """The batches in the order of the grid. Raises UsageError if there is nothing to do,
