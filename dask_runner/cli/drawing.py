@@ -7,6 +7,7 @@ from dask_runner.cli.console import err
 from dask_runner.errors import UsageError
 
 if TYPE_CHECKING:
+    from dask_runner.histograms.result import HistogramResult
     from dask_runner.trials.loading import TrialData
 
 _MOST_PLOTS = 100
@@ -60,6 +61,34 @@ def distribution(trials: "TrialData", result: Any, plot: list[Path]) -> None:
         draw(figure(found, values, result.field), _of_point(plot, point, several=several))
 
 
+def check_histograms(result: "HistogramResult", plot: list[Path] | None) -> None:
+    """Before anything is merged: the histograms can be drawn."""
+    if not plot:
+        return
+    from dask_runner.reports import plots
+
+    if not result.histograms:
+        raise UsageError("there is no histogram to draw", hint="a skim has only a cutflow")
+    _check_number(len(result.histograms), "histogram")
+    for filled in result.histograms:
+        plots.check_drawable(filled)
+
+
+def histograms(
+    result: "HistogramResult", plot: list[Path], *, log: bool = False, stack: bool = False
+) -> None:
+    """A picture of each histogram, with its name in the file's name if there are several."""
+    if not plot:
+        return
+    from dask_runner.reports import plots
+
+    several = len(result.histograms) > 1
+    for filled in result.histograms:
+        name = filled.spec.name
+        paths = [p.with_name(f"{p.stem}.{name}{p.suffix}") if several else p for p in plot]
+        draw(plots.histogram(filled, result, log=log, stack=stack), paths)
+
+
 def _of_point(paths: list[Path], point: dict[str, Any], *, several: bool) -> list[Path]:
     """A name of its own for each point."""
     from dask_runner.trials.points import point_label
@@ -69,8 +98,7 @@ def _of_point(paths: list[Path], point: dict[str, Any], *, several: bool) -> lis
     return [path.with_name(f"{path.stem}.{point_label(point)}{path.suffix}") for path in paths]
 
 
-def _check_number(plots: int) -> None:
+def _check_number(plots: int, each: str = "point") -> None:
     if plots > _MOST_PLOTS:
-        raise UsageError(
-            f"{plots} plots, one for each point, are too many", hint="--at NAME=VALUE takes some"
-        )
+        hint = "--at NAME=VALUE takes some" if each == "point" else "draw them from the ROOT file"
+        raise UsageError(f"{plots} plots, one for each {each}, are too many", hint=hint)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dask_runner.cli import options
-from dask_runner.cli.console import err, escape, out, print_json
+from dask_runner.cli import drawing, options
+from dask_runner.cli.console import err, escape, out, print_json, report
 from dask_runner.errors import EXIT_DONE, EXIT_FAILED_BATCHES, UsageError
 from dask_runner.execution.process_tree import flush_c_streams
 
 if TYPE_CHECKING:
     from dask_runner.manifest import RunState
+    from dask_runner.merge import MergeResult
 
 _LINES_SHOWN = 20
 
@@ -58,19 +59,54 @@ def merge(
             "--output-dir", "-o", help="Folder.", show_default="merged, in the run folder"
         ),
     ] = None,
+    to: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--to",
+            help="Histograms: FILE.root, FILE.npz or FILE.json; a skim: FILE.root, FILE.parquet or "
+            "FILE.json (its cutflow); repeat.",
+            show_default="ROOT and JSON, in the folder",
+        ),
+    ] = None,
+    plot: Annotated[
+        list[Path] | None,
+        typer.Option("--plot", help="Draw the histograms: FILE.png or FILE.pdf; repeat."),
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Plots with a logarithmic scale.")] = False,
+    stack: Annotated[
+        bool, typer.Option("--stack", help="Plots with the samples upon each other.")
+    ] = False,
     acceptance: Annotated[float, typer.Option(help="Share of the events that must be done.")] = 1.0,
     runs: options.Runs = None,
     settings: options.SettingsFile = None,
     json: options.Json = False,
 ) -> None:
-    """Join the outputs into one file of each kind, in event order, and print their hashes."""
+    """Join the outputs into one file of each kind, in event order, and print their hashes; or add
+    up histograms, write them and draw them.
+    """
+    if to and output_dir is not None:
+        raise UsageError("--to names the files: --output-dir has nothing to say beside it")
+    drawing.check_plots(plot)
     from dask_runner.merge import merge as join
 
     state = _state(timestamp, runs, settings)
-    result = join(state, state.folder, target=output_dir, acceptance=acceptance)
-    if json:
+    filled = None
+    if plot or state.header.workload.name == "histogram":
+        from dask_runner import histogram_results
+
+        filled = histogram_results.load(state, acceptance=acceptance)
+        drawing.check_histograms(filled, plot)
+    result = join(state, state.folder, target=output_dir, acceptance=acceptance, to=to or ())
+    if filled is not None:
+        drawing.histograms(filled, plot or [], log=log, stack=stack)
+        report(histogram_results.report(state, filled, result), json=json)
+    elif json:
         print_json(result)
-        return
+    else:
+        _show_merged(result)
+
+
+def _show_merged(result: "MergeResult") -> None:
     for file in result.files:
         entries = "" if file.entries is None else f"  {file.entries} entries"
         out.print(escape(f"{file.path}  {file.bytes} bytes{entries}"))

@@ -36,7 +36,10 @@ _LAYOUTS: dict[type[Any], Callable[[Any], Pieces]] = {
 }
 
 # Modules of layouts that import scipy, by the module of the view.
-_LATE = {"dask_runner.conclusions.skies": "dask_runner.reports.sky_text"}
+_LATE = {
+    "dask_runner.conclusions.skies": "dask_runner.reports.sky_text",
+    "dask_runner.histogram_results": "dask_runner.reports.histogram_text",
+}
 _CONCLUSIONS = "dask_runner.reports.conclusion_text"
 
 _UNLIMITED = 10_000

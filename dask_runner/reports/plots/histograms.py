@@ -1,0 +1,221 @@
+"""Merged histograms: one axis as steps with errors, samples over or upon each other; two axes as
+colours.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_runner.errors import UsageError
+from dask_runner.histogram_results import axis_title
+from dask_runner.histograms.result import Filled, HistogramResult
+from dask_runner.histograms.spec import Axis
+from dask_runner.optional import imported
+from dask_runner.reports.plots.style import BLUE, COLORS, add_legend, new_figure, particle_style
+
+Numbers = npt.NDArray[np.float64]
+
+_UNIT = re.compile(r"\s*\[([^\]]+)\]\s*$")
+_MOST_AXES = 2
+# Of the lowest content above zero, on a logarithmic scale.
+_FLOOR = 0.5
+_LONGEST = 60
+_MAP = "viridis"
+_SMALL = 13
+
+
+def check_drawable(filled: Filled) -> None:
+    """Raises UsageError for a histogram that has more axes than a picture."""
+    numbers = len(filled.spec.axes) - filled.spec.by_sample
+    if numbers > _MOST_AXES:
+        raise UsageError(
+            f"{filled.spec.name}: a picture has {_MOST_AXES} axes, not {numbers}",
+            hint="draw a projection of what is in the files",
+        )
+
+
+def histogram(
+    filled: Filled, result: HistogramResult, *, log: bool = False, stack: bool = False
+) -> Any:
+    """A figure of one histogram: `log` for the contents, `stack` for samples upon each other.
+
+    Raises UsageError as `check_drawable`.
+    """
+    check_drawable(filled)
+    with particle_style():
+        if len(filled.spec.axes) - filled.spec.by_sample == 1:
+            return _one_axis(filled, result, log=log, stack=stack)
+        return _two_axes(filled, result, log=log)
+
+
+def _one_axis(filled: Filled, result: HistogramResult, *, log: bool, stack: bool) -> Any:
+    axis = filled.spec.axes[-1]
+    edges = _drawn_edges(axis)
+    figure, (axes,) = new_figure()
+    values, variances = filled.values[filled.inner], filled.variances[filled.inner]
+    if log:
+        axes.set_yscale("log")
+    if not filled.spec.by_sample:
+        _alone(axes, filled, edges, values, variances)
+    elif stack:
+        _stacked(axes, filled, edges, values, variances)
+    else:
+        _overlaid(axes, filled, edges, values, variances)
+    axes.set_xlim(edges[0], edges[-1])
+    _set_height(axes, values.sum(axis=0) if filled.spec.by_sample and stack else values, log=log)
+    _name_axis(axes.xaxis, filled, axis)
+    axes.set_ylabel(_height_label(filled, axis))
+    _headline(axes, result)
+    add_legend(figure, axes, title=_selection(filled) or None)
+    return figure
+
+
+def _alone(axes: Any, filled: Filled, edges: Numbers, values: Numbers, variances: Numbers) -> None:
+    axes.stairs(values, edges, fill=True, color=BLUE, alpha=0.35, linewidth=0)
+    axes.stairs(values, edges, color=BLUE, linewidth=1.6, baseline=None, label=_account(filled))
+    _band(axes, edges, values, np.sqrt(variances))
+
+
+def _stacked(
+    axes: Any, filled: Filled, edges: Numbers, values: Numbers, variances: Numbers
+) -> None:
+    below = np.zeros(values.shape[1])
+    # The first sample is on top, as in the legend.
+    for k in reversed(range(len(values))):
+        above = below + values[k]
+        axes.stairs(
+            above, edges, baseline=below, fill=True, facecolor=COLORS[k % len(COLORS)],
+            edgecolor="black", linewidth=0.8, zorder=2, label=_sample_label(filled, k),
+        )  # fmt: skip
+        below = above
+    handles, labels = axes.get_legend_handles_labels()
+    assert len(handles) == len(labels)
+    _band(axes, edges, below, np.sqrt(variances.sum(axis=0)))
+
+
+def _overlaid(
+    axes: Any, filled: Filled, edges: Numbers, values: Numbers, variances: Numbers
+) -> None:
+    middle = (edges[1:] + edges[:-1]) / 2
+    for k, (one, error) in enumerate(zip(values, np.sqrt(variances), strict=True)):
+        color = COLORS[k % len(COLORS)]
+        axes.stairs(
+            one, edges, color=color, linewidth=1.8, baseline=None, label=_sample_label(filled, k)
+        )
+        some = error > 0
+        axes.vlines(
+            middle[some], (one - error)[some], (one + error)[some], color=color, linewidth=1.0,
+            alpha=0.7,
+        )  # fmt: skip
+
+
+def _band(axes: Any, edges: Numbers, values: Numbers, errors: Numbers) -> None:
+    if not errors.any():
+        return
+    axes.stairs(
+        values + errors, edges, baseline=values - errors, fill=True, facecolor="none",
+        edgecolor="0.35", hatch="//////", linewidth=0, zorder=3, label="Statistical uncertainty",
+    )  # fmt: skip
+
+
+def _two_axes(filled: Filled, result: HistogramResult, *, log: bool) -> Any:
+    colors = imported("matplotlib.colors", "plot")
+    values = filled.values[filled.inner]
+    if filled.spec.by_sample:
+        values = values.sum(axis=0)
+    across, up = filled.spec.axes[-2:]
+    figure, (axes,) = new_figure()
+    shown = np.ma.masked_equal(values.T, 0)
+    positive = values[values > 0]
+    if log and not positive.size:
+        log = False
+    norm = colors.LogNorm(positive.min(), positive.max()) if log else None
+    mesh = axes.pcolormesh(
+        _drawn_edges(across), _drawn_edges(up), shown, cmap=_MAP, norm=norm, rasterized=True
+    )
+    bar = figure.colorbar(mesh, ax=axes, pad=0.02)
+    bar.set_label("Sum of weights per bin" if filled.weighted else "Entries per bin")
+    _name_axis(axes.xaxis, filled, across)
+    _name_axis(axes.yaxis, filled, up)
+    _headline(axes, result, extra=f"{_account(filled)}")
+    return figure
+
+
+def _drawn_edges(axis: Axis) -> Numbers:
+    """The edges; an endless bin is drawn as wide as its neighbour."""
+    edges = axis.all_edges.copy()
+    if len(edges) > 2:  # noqa: PLR2004  (there is a neighbour)
+        if not np.isfinite(edges[0]):
+            edges[0] = 2 * edges[1] - edges[2]
+        if not np.isfinite(edges[-1]):
+            edges[-1] = 2 * edges[-2] - edges[-3]
+    return edges
+
+
+def _set_height(axes: Any, values: Numbers, *, log: bool) -> None:
+    top = float(values.max(initial=0))
+    positive = values[values > 0]
+    if log and positive.size:
+        axes.set_ylim(_FLOOR * float(positive.min()), 2 * top)
+    else:
+        low = min(0.0, 1.1 * float(values.min(initial=0)))
+        axes.set_ylim(low, 1.08 * top if top > 0 else 1.0)
+
+
+def _name_axis(side: Any, filled: Filled, axis: Axis) -> None:
+    side.set_label_text(_plain(axis_title(filled, axis)))
+    if axis.kind == "category":
+        side.set_ticks(np.arange(axis.size) + 0.5, list(axis.categories))
+        side.set_minor_locator(imported("matplotlib.ticker", "plot").NullLocator())
+
+
+def _height_label(filled: Filled, axis: Axis) -> str:
+    what = "Sum of weights" if filled.weighted else "Entries"
+    if axis.kind != "regular":
+        return f"{what} / bin"
+    unit = _UNIT.search(axis_title(filled, axis))
+    return f"{what} / {(axis.stop - axis.start) / axis.bins:.4g}{f' {unit[1]}' if unit else ''}"
+
+
+def _account(filled: Filled) -> str:
+    counts = filled.counts
+    outside = filled.entries - int(counts[filled.inner].sum())
+    words = [f"{filled.entries:,} entries".replace(",", " ")]
+    if outside:
+        words.append(f"{outside:,} outside".replace(",", " "))
+    if filled.nan:
+        words.append(f"{filled.nan:,} not a number".replace(",", " "))
+    return ", ".join(words)
+
+
+def _sample_label(filled: Filled, number: int) -> str:
+    name = filled.spec.axes[0].categories[number]
+    entries = f"{int(filled.counts[number].sum()):,}".replace(",", " ")
+    return f"{_plain(name)} ({entries})"
+
+
+def _selection(filled: Filled) -> str:
+    """The histogram's own cut, if it has one."""
+    where = filled.spec.where
+    text = where if len(where) <= _LONGEST else f"{where[:_LONGEST]} ..."
+    return _plain(text)
+
+
+def _headline(axes: Any, result: HistogramResult, extra: str = "") -> None:
+    """Above the frame: what was selected, and how much was read."""
+    cuts = [c for c in result.cutflow if not c.sample]
+    steps = [c.name for c in cuts if c.name != "all"]
+    text = " & ".join(steps)
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    read = f"{result.events_read:,} events".replace(",", " ")
+    if result.events_read != result.events_asked:
+        read += f" of {result.events_asked:,}".replace(",", " ")
+    axes.set_title(_plain(extra or text), loc="left", fontsize=_SMALL)
+    axes.set_title(read, loc="right", fontsize=_SMALL)
+
+
+def _plain(text: str) -> str:
+    """Text as it is, but for what is meant as mathematics: `$p_T$`."""
+    return text if text.count("$") % 2 == 0 else text.replace("$", r"\$")
