@@ -21,8 +21,12 @@ _UNIT = re.compile(r"\s*\[([^\]]+)\]\s*$")
 _MOST_AXES = 2
 # Of the lowest content above zero, on a logarithmic scale.
 _FLOOR = 0.5
-_LONGEST = 60
+_LONGEST = 70
+# Errors below this share of the height are not seen.
+_VISIBLE = 0.01
 _MAP = "viridis"
+# The first line of a cutflow.
+_ALL = "all"
 _SMALL = 13
 
 
@@ -65,10 +69,10 @@ def _one_axis(filled: Filled, result: HistogramResult, *, log: bool, stack: bool
         _overlaid(axes, filled, edges, values, variances)
     axes.set_xlim(edges[0], edges[-1])
     _set_height(axes, values.sum(axis=0) if filled.spec.by_sample and stack else values, log=log)
-    _name_axis(axes.xaxis, filled, axis)
+    _name_axis(axes, "x", filled, axis)
     axes.set_ylabel(_height_label(filled, axis))
-    _headline(axes, result)
-    add_legend(figure, axes, title=_selection(filled) or None)
+    _headline(axes, filled, result)
+    add_legend(figure, axes)
     return figure
 
 
@@ -81,18 +85,15 @@ def _alone(axes: Any, filled: Filled, edges: Numbers, values: Numbers, variances
 def _stacked(
     axes: Any, filled: Filled, edges: Numbers, values: Numbers, variances: Numbers
 ) -> None:
-    below = np.zeros(values.shape[1])
     # The first sample is on top, as in the legend.
-    for k in reversed(range(len(values))):
-        above = below + values[k]
+    above = np.cumsum(values[::-1], axis=0)[::-1]
+    below = above - values
+    for k in range(len(values)):
         axes.stairs(
-            above, edges, baseline=below, fill=True, facecolor=COLORS[k % len(COLORS)],
+            above[k], edges, baseline=below[k], fill=True, facecolor=COLORS[k % len(COLORS)],
             edgecolor="black", linewidth=0.8, zorder=2, label=_sample_label(filled, k),
         )  # fmt: skip
-        below = above
-    handles, labels = axes.get_legend_handles_labels()
-    assert len(handles) == len(labels)
-    _band(axes, edges, below, np.sqrt(variances.sum(axis=0)))
+    _band(axes, edges, above[0], np.sqrt(variances.sum(axis=0)))
 
 
 def _overlaid(
@@ -112,7 +113,11 @@ def _overlaid(
 
 
 def _band(axes: Any, edges: Numbers, values: Numbers, errors: Numbers) -> None:
-    if not errors.any():
+    log = axes.get_yscale() == "log"
+    size = (
+        errors / np.maximum(np.abs(values), errors) if log else errors / max(values.max(), 1e-300)
+    )
+    if size.max(initial=0) < _VISIBLE:
         return
     axes.stairs(
         values + errors, edges, baseline=values - errors, fill=True, facecolor="none",
@@ -137,9 +142,9 @@ def _two_axes(filled: Filled, result: HistogramResult, *, log: bool) -> Any:
     )
     bar = figure.colorbar(mesh, ax=axes, pad=0.02)
     bar.set_label("Sum of weights per bin" if filled.weighted else "Entries per bin")
-    _name_axis(axes.xaxis, filled, across)
-    _name_axis(axes.yaxis, filled, up)
-    _headline(axes, result, extra=f"{_account(filled)}")
+    _name_axis(axes, "x", filled, across)
+    _name_axis(axes, "y", filled, up)
+    _headline(axes, filled, result)
     return figure
 
 
@@ -164,9 +169,10 @@ def _set_height(axes: Any, values: Numbers, *, log: bool) -> None:
         axes.set_ylim(low, 1.08 * top if top > 0 else 1.0)
 
 
-def _name_axis(side: Any, filled: Filled, axis: Axis) -> None:
-    side.set_label_text(_plain(axis_title(filled, axis)))
+def _name_axis(axes: Any, which: str, filled: Filled, axis: Axis) -> None:
+    axes.set(**{f"{which}label": _plain(axis_title(filled, axis))})
     if axis.kind == "category":
+        side = axes.xaxis if which == "x" else axes.yaxis
         side.set_ticks(np.arange(axis.size) + 0.5, list(axis.categories))
         side.set_minor_locator(imported("matplotlib.ticker", "plot").NullLocator())
 
@@ -196,23 +202,16 @@ def _sample_label(filled: Filled, number: int) -> str:
     return f"{_plain(name)} ({entries})"
 
 
-def _selection(filled: Filled) -> str:
-    """The histogram's own cut, if it has one."""
-    where = filled.spec.where
-    text = where if len(where) <= _LONGEST else f"{where[:_LONGEST]} ..."
-    return _plain(text)
-
-
-def _headline(axes: Any, result: HistogramResult, extra: str = "") -> None:
+def _headline(axes: Any, filled: Filled, result: HistogramResult) -> None:
     """Above the frame: what was selected, and how much was read."""
-    cuts = [c for c in result.cutflow if not c.sample]
-    steps = [c.name for c in cuts if c.name != "all"]
-    text = " & ".join(steps)
+    steps = [cut.name for cut in result.cutflow if not cut.sample and cut.name != _ALL]
+    steps += [filled.spec.where] if filled.spec.where else []
+    text = ", ".join(steps)
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
     read = f"{result.events_read:,} events".replace(",", " ")
     if result.events_read != result.events_asked:
         read += f" of {result.events_asked:,}".replace(",", " ")
-    axes.set_title(_plain(extra or text), loc="left", fontsize=_SMALL)
+    axes.set_title(_plain(text), loc="left", fontsize=_SMALL)
     axes.set_title(read, loc="right", fontsize=_SMALL)
 
 
