@@ -19,6 +19,7 @@ from dask_runner.cli import (
     driving,
     finish,
     fleet,
+    histogram,
     hosts,
     read,
     skyscan,
@@ -63,6 +64,7 @@ app.command("run", rich_help_panel=_WORK)(dispatching.run)
 app.command("command", rich_help_panel=_WORK)(dispatching.command)
 app.command("trials", rich_help_panel=_WORK)(trials.trials)
 app.command("skyscan", rich_help_panel=_WORK)(skyscan.skyscan)
+app.command("histogram", rich_help_panel=_WORK)(histogram.histogram)
 app.command("rerun", rich_help_panel=_WORK)(dispatching.rerun)
 app.command("drive", hidden=True)(driving.drive)
 app.command("runs", rich_help_panel=_LOOK)(read.runs)

@@ -51,7 +51,7 @@ class Filler:
         try:
             offsets = common_offsets(values)
         except CountsDifferError as error:
-            raise selected.unequal(error, self._fill[0]) from error
+            raise selected.unequal(error, " : ".join(one.text for one in self._fill)) from error
         mask = self._mask(selected, offsets)
         data = [_number(spread(value, offsets), self._fill[0]) for value in values]
         if mask is not None:

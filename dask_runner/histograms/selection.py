@@ -45,15 +45,15 @@ class Selected(Struct, frozen=True, kw_only=True):
         try:
             return expression(self.columns, self.entries)
         except CountsDifferError as error:
-            raise self.unequal(error, expression) from error
+            raise self.unequal(error, f"{expression.place}: {expression.text!r}") from error
 
-    def unequal(self, error: CountsDifferError, expression: Expression) -> BadInputError:
-        """The error for objects of different numbers, in an expression or between two."""
+    def unequal(self, error: CountsDifferError, what: str) -> BadInputError:
+        """The error for objects of different numbers in `what`."""
         one, other = error.names
         many, more = error.counts
         return BadInputError(
             f"{self.path}: entry {self.first + error.event}: {one} has {many} objects, {other} has "
-            f"{more} ({expression.place}: {expression.text!r})",
+            f"{more} ({what})",
             hint="objects of different collections cannot be combined one by one; sum(), any(), "
             "max() ... make one value for each event",
         )
@@ -180,7 +180,9 @@ def fits(
         counts = np.diff(offsets), np.diff(value.offsets)
         event = int(np.flatnonzero(counts[0] != counts[1])[0])
         pair = int(counts[0][event]), int(counts[1][event])
-        raise selected.unequal(CountsDifferError((name, value.name), event, pair), place)
+        raise selected.unequal(
+            CountsDifferError((name, value.name), event, pair), f"{place.place}: {place.text!r}"
+        )
 
 
 def as_weights(

@@ -14,6 +14,7 @@ from dask_runner.batch import Batch, InputFile, InputRange, PlannedOutput
 from dask_runner.errors import BadInputError
 from dask_runner.files import text_to_path
 from dask_runner.histograms import combining, passes, sums
+from dask_runner.histograms.ranges import Measured, RangeWork
 from dask_runner.histograms.result import HistogramResult
 from dask_runner.histograms.spec import Job
 from dask_runner.rootfiles.chunks import TreeShape, aligned, reader
@@ -26,12 +27,16 @@ CHUNK = 50_000
 # Sums that may be larger are a file, not returned with the outcome; in bytes.
 _RETURNED = 4_000_000
 _ENDING = ".hist"
+_SKIM_ENDING = ".SKIM.root"
+# Without -b: batches of this many s of CPU, but at least so many for each slot, none shorter.
+_ROUNDS, _SHORTEST = 4, 0.5
 
 
 class Histogram(Struct, frozen=True, kw_only=True):
     """The job on ranges of about `batch_size` entries of the files that match `files` (absolute
     patterns, or addresses) and those of the job's samples. `chunk` are the entries that a function
-    sees at once; batches are of whole chunks then.
+    sees at once; batches are of whole chunks then. With `batch_size` 0, batches take about
+    `batch_seconds`, as far as `measured` tells; the forecast is for `slots` slots.
     """
 
     uses_folder: ClassVar[bool] = True
@@ -40,7 +45,9 @@ class Histogram(Struct, frozen=True, kw_only=True):
     files: tuple[str, ...]
     batch_size: int
     chunk: int = CHUNK
-    notes: tuple[str, ...] = ()
+    measured: Measured | None = None
+    slots: int = 1
+    batch_seconds: float = 30.0
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -49,14 +56,13 @@ class Histogram(Struct, frozen=True, kw_only=True):
 
     def plan(self) -> Plan:
         """Open and count every file, then divide. Raises UsageError if a pattern has no file."""
-        found = histogram_inputs.survey(self.job, self.files, passes.branches_of_job(self.job))
-        empty = sum(file.entries == 0 for file in found.survey.files)
-        notes = (f"{empty} files have no entries in {self.job.tree}",) if empty else ()
+        found = histogram_inputs.survey(self.job, self.files, self._branches())
+        batches = list(self._batches(found))
         return Plan(
-            batches=list(self._batches(found)),
+            batches=batches,
             inputs=found.survey.files,
             problems=found.survey.problems,
-            notes=(*self.notes, *notes),
+            notes=tuple(self._notes(found, batches)),
         )
 
     def run(self, batch: Batch, folder: Path) -> Results:
@@ -64,8 +70,8 @@ class Histogram(Struct, frozen=True, kw_only=True):
         there.
         """
         (part,) = batch.inputs
-        work = passes.Pass(self.job)
         path = text_to_path(part.path)
+        output, *skim = batch.outputs
         with reader(path, self.job.tree) as tree:
             planned = int(batch.parameters["entries"])
             if tree.entries != planned:
@@ -74,13 +80,16 @@ class Histogram(Struct, frozen=True, kw_only=True):
                     hint="bring the file back, or start a new run with what is there now",
                 )
             step = self.chunk if self.job.function else 0
-            for chunk in tree.chunks(work.branches, part.first, part.first + part.count, step=step):
-                work.add(part.path, chunk)
-        if work.events != batch.count:
-            raise BadInputError(f"{path}: {work.events} entries read of {batch.count}")
-        data = sums.encode(work.sums)
-        counters = {"events_read": float(work.events), "filled": float(work.filled)}
-        output = batch.outputs[0]
+            work = RangeWork(self.job, tree, part.path)
+            target = folder / text_to_path(skim[0].name) if skim else None
+            work.run(part.first, part.first + part.count, step=step, target=target)
+        done = work.work
+        if done.events != batch.count:
+            raise BadInputError(f"{path}: {done.events} entries read of {batch.count}")
+        data = sums.encode(done.sums)
+        counters = {"events_read": float(done.events), "filled": float(done.filled)}
+        if skim:
+            counters["skimmed"] = float(work.skimmed)
         if output.returned:
             return Results(counters=counters, files={output.name: data})
         (folder / text_to_path(output.name)).write_bytes(data)
@@ -119,13 +128,42 @@ class Histogram(Struct, frozen=True, kw_only=True):
                 raise BadInputError(f"{path}: {error.strerror}") from error
             yield int(part.batch.parameters["sample"]), sums.decode(data, str(path))
 
+    def _branches(self) -> tuple[str, ...]:
+        """What is read of each file; a skim reads more, as far as it is there."""
+        return passes.branches_of_job(self.job)
+
+    def _size(self, entries: int) -> int:
+        """Entries of a batch."""
+        if self.batch_size or self.measured is None:
+            return self.batch_size or max(1, entries)
+        seconds = max(self.measured.entry, 1e-9) * entries
+        goal = min(self.batch_seconds, max(_SHORTEST, seconds / (_ROUNDS * self.slots)))
+        return max(1, int(goal / max(self.measured.entry, 1e-9)))
+
+    def _notes(self, found: histogram_inputs.Surveyed, batches: Sequence[Batch]) -> Iterator[str]:
+        files = found.survey.files
+        entries = sum(file.entries for file in files)
+        yield f"{entries} entries of {self.job.tree} in {len(files)} files"
+        empty = sum(file.entries == 0 for file in files)
+        if empty:
+            yield f"{empty} of them have none"
+        if self.measured is not None:
+            one = self.measured
+            cpu = one.entry * entries + one.opening * len(batches)
+            size = one.part_bytes * len(batches) + one.entry_bytes * entries
+            yield (
+                f"expected: {_seconds(cpu)} of CPU, {_seconds(cpu / self.slots)} on {self.slots} "
+                f"slots, {size / 1e6:.1f} MB (from the first {one.entries} entries)"
+            )
+
     def _batches(self, found: histogram_inputs.Surveyed) -> Iterator[Batch]:
         usable = found.survey.files
+        size = self._size(sum(file.entries for file in usable))
         stems = names.stems([stem_path(file.path) for file in usable])
         index = 0
         for file, stem in zip(usable, stems, strict=True):
             shape = found.shapes[file.path]
-            for part in self._ranges(file, shape):
+            for part in self._ranges(file, shape, size):
                 yield Batch(
                     index=index,
                     workload="histogram",
@@ -136,16 +174,28 @@ class Histogram(Struct, frozen=True, kw_only=True):
                 )
                 index += 1
 
-    def _ranges(self, file: InputFile, shape: TreeShape) -> Sequence[InputRange]:
+    def _ranges(self, file: InputFile, shape: TreeShape, size: int) -> Sequence[InputRange]:
         grid = self.chunk if self.job.function else 1
         return [
             InputRange(path=file.path, first=first, count=count)
-            for first, count in aligned(shape.entries, self.batch_size, shape.boundaries, grid=grid)
+            for first, count in aligned(shape.entries, size, shape.boundaries, grid=grid)
         ]
 
     def _outputs(self, stem: str, part: InputRange, entries: int) -> tuple[PlannedOutput, ...]:
         width = len(str(max(0, entries - 1)))
         last = part.first + part.count - 1
-        name = f"{stem}.{part.first:0{width}d}-{last:0{width}d}{_ENDING}"
+        name = f"{stem}.{part.first:0{width}d}-{last:0{width}d}"
         small = sums.bytes_at_most(self.job) <= _RETURNED
-        return (PlannedOutput(name=name, returned=small),)
+        outputs = [PlannedOutput(name=f"{name}{_ENDING}", returned=small)]
+        if self.job.skim:
+            tree = self.job.tree.rpartition("/")[2]
+            outputs.append(
+                PlannedOutput(
+                    name=f"{name}{_SKIM_ENDING}", tree=tree, entries=part.count, acceptance=0.0
+                )
+            )
+        return tuple(outputs)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"  # noqa: PLR2004
