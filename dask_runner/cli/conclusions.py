@@ -175,16 +175,41 @@ def sensitivity(
         list[Path] | None,
         typer.Option("--plot-fits", help="Draw the shares against the strength, for each point."),
     ] = None,
+    plot_flux: Annotated[
+        list[Path] | None,
+        typer.Option("--plot-flux", help="Point sources: draw the fluxes against sin(dec)."),
+    ] = None,
+    pivot: Annotated[
+        str,
+        typer.Option(
+            "--pivot",
+            help="Point sources: fluxes at this energy, '100 TeV'.",
+            show_default="that of the search",
+        ),
+    ] = "",
+    flux_unit: Annotated[
+        str,
+        typer.Option(
+            "--flux-unit",
+            help="Point sources: 'GeV cm-2 s-1' (E^2 dN/dE) or 'TeV-1 cm-2 s-1' (dN/dE).",
+            show_default="TeV cm-2 s-1",
+        ),
+    ] = "",
     partial: Partial = False,
     runs: options.Runs = None,
     settings: options.SettingsFile = None,
     json: options.Json = False,
 ) -> None:
     """Sensitivity and discovery potential: the signal with which a share of trials passes."""
-    drawing.check_plots([*(plot or ()), *(plot_fits or ())])
+    drawing.check_plots([*(plot or ()), *(plot_fits or ()), *(plot_flux or ())])
     from dask_runner.conclusions import runs as concluding
     from dask_runner.conclusions.strengths import wished
 
+    flux = None
+    if pivot or flux_unit or plot_flux:
+        from dask_runner.conclusions import fluxes
+
+        flux = fluxes.wished(pivot, flux_unit or fluxes.UNIT)
     wish = wished(
         signal=signal,
         field=field,
@@ -195,9 +220,13 @@ def sensitivity(
         floor=floor,
     )
     loaded = _load(timestamps, runs, settings, partial=partial, at=at)
-    result = concluding.sensitivity(loaded, wish)
+    result = concluding.sensitivity(loaded, wish, flux)
     _show(result, json=json)
     drawing.sensitivity(result, axis, plot or [], plot_fits or [])
+    if plot_flux:
+        from dask_runner.reports import plots
+
+        drawing.draw(plots.fluxes(result, axis), plot_flux)
 
 
 def distribution(
@@ -219,13 +248,26 @@ def distribution(
     floor: Floor = 0.0,
     at: At = None,
     plot: Plot = None,
+    axis: Annotated[
+        str,
+        typer.Option(
+            "--axis", help="Of --plot-parameters.", show_default="the one with most values"
+        ),
+    ] = "",
+    plot_parameters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--plot-parameters",
+            help="Draw eta, ndof and scale of the fits against a parameter; sin(dec) for dec.",
+        ),
+    ] = None,
     partial: Partial = False,
     runs: options.Runs = None,
     settings: options.SettingsFile = None,
     json: options.Json = False,
 ) -> None:
     """The distribution of a field: quantiles; for test statistics a chi2 fit and thresholds."""
-    drawing.check_plots(plot)
+    drawing.check_plots([*(plot or ()), *(plot_parameters or ())])
     from dask_runner.conclusions import runs as concluding
 
     loaded = _load(timestamps, runs, settings, partial=partial, at=at)
@@ -237,6 +279,10 @@ def distribution(
     _show(result, json=json)
     if plot:
         drawing.distribution(loaded.trials, result, plot)
+    if plot_parameters:
+        from dask_runner.reports import plots
+
+        drawing.draw(plots.parameters(result, axis), plot_parameters)
 
 
 def export(

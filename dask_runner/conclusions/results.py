@@ -191,13 +191,39 @@ class Passing(Struct, frozen=True, kw_only=True):
     method: str
 
 
+class FluxScale(Struct, frozen=True, kw_only=True):
+    """How strengths are given as fluxes: the `kind` at a `pivot` in GeV, in a `unit`, for a
+    `livetime` in days.
+    """
+
+    pivot: float
+    kind: str
+    unit: str
+    livetime: float
+
+
+class PointFlux(Struct, frozen=True, kw_only=True):
+    """The flux of one expected event, and those of sensitivity and discovery potential with their
+    errors, as far as they are known.
+    """
+
+    per_event: float
+    sensitivity: float | None = None
+    sensitivity_error: float | None = None
+    discovery: float | None = None
+    discovery_error: float | None = None
+
+
 class Strengths(Struct, frozen=True, kw_only=True):
-    """Sensitivity and discovery potential at one combination of the other parameters."""
+    """Sensitivity and discovery potential at one combination of the other parameters; `flux` is
+    there for models that know what a flux gives.
+    """
 
     point: dict[str, Value]
     account: Account
     sensitivity: Passing | Unreached
     discovery: Passing | Unreached
+    flux: PointFlux | None = None
 
 
 class Sensitivities(Conclusion, frozen=True, kw_only=True):
@@ -211,6 +237,7 @@ class Sensitivities(Conclusion, frozen=True, kw_only=True):
     sigma: float
     discovery_beta: float
     strengths: tuple[Strengths, ...]
+    flux: FluxScale | None = None
 
 
 class Exported(Struct, frozen=True, kw_only=True):

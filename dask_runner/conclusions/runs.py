@@ -7,7 +7,7 @@ before anybody looks at data.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -34,13 +34,18 @@ from dask_runner.conclusions.results import (
 from dask_runner.conclusions.selection import along, axis_of, chosen
 from dask_runner.conclusions.theory import Theory
 from dask_runner.conclusions.unblinding import Unblinding, unblind
-from dask_runner.errors import UsageError
+from dask_runner.errors import BadInputError, UsageError
 from dask_runner.manifest import read_state
 from dask_runner.stats.limits import to_cross_section
 from dask_runner.trials import models
 from dask_runner.trials.loading import TrialData
 from dask_runner.trials.model import Model
 from dask_runner.trials.points import Point, parse_grid
+
+if TYPE_CHECKING:
+    from dask_runner.conclusions.fluxes import FluxWish
+
+POINT_SOURCE = "point-source"
 
 Result = TypeVar("Result", bound=Conclusion)
 
@@ -99,9 +104,24 @@ def distribution(loaded: Loaded, **options: Any) -> Distributions:
     return loaded.signed(shapes.distribution(loaded.trials, model=loaded.model, **options))
 
 
-def sensitivity(loaded: Loaded, wish: strengths.Wish) -> Sensitivities:
-    """See `strengths.sensitivity`."""
-    return loaded.signed(strengths.sensitivity(loaded.trials, wish, model=loaded.model))
+def sensitivity(
+    loaded: Loaded, wish: strengths.Wish, flux: "FluxWish | None" = None
+) -> Sensitivities:
+    """See `strengths.sensitivity`; of point sources also as fluxes, and of nothing else if `flux`
+    asks for them.
+    """
+    found = strengths.sensitivity(loaded.trials, wish, model=loaded.model)
+    if flux is None and (loaded.model != POINT_SOURCE or wish.signal != bands.SIGNAL):
+        return loaded.signed(found)
+    from dask_runner.conclusions import fluxes  # noqa: PLC0415  (loads a search)
+
+    try:
+        return loaded.signed(fluxes.with_fluxes(found, _models(loaded.paths), flux))
+    except BadInputError as error:
+        if flux is not None:
+            raise
+        # The samples may have been moved since: the strengths are good all the same.
+        return loaded.signed(found, f"no fluxes: {error.message}")
 
 
 def limits(

@@ -166,7 +166,40 @@ def sensitivities(view: Sensitivities) -> Pieces:
         for one in view.strengths
     ]
     what = f"sensitivity and discovery potential in {view.signal} ({view.field})"
-    return [_headline(view, what), table("", columns, rows)]
+    return [_headline(view, what), table("", columns, rows), *_fluxes(view, names)]
+
+
+def _fluxes(view: Sensitivities, names: Sequence[str]) -> Pieces:
+    """The same as fluxes, with the relative errors."""
+    scale = view.flux
+    if scale is None:
+        return []
+    columns = (
+        *(f">{name}" for name in names),
+        ">sensitivity",
+        ">error",
+        f">{view.sigma:g} sigma",
+        ">error",
+        ">of one event",
+    )
+    rows = [
+        (
+            *(one.point.get(name, "") for name in names),
+            *_flux(one.flux.sensitivity, one.flux.sensitivity_error),
+            *_flux(one.flux.discovery, one.flux.discovery_error),
+            f"{one.flux.per_event:.3g}",
+        )
+        for one in view.strengths
+        if one.flux is not None
+    ]
+    title = f"{scale.kind} at {scale.pivot:g} GeV in {scale.unit}, in {scale.livetime:g} days"
+    return [Text(), table(title, columns, rows)]
+
+
+def _flux(value: float | None, error: float | None) -> tuple[str, str]:
+    if value is None or error is None:
+        return "-", "-"
+    return f"{value:.3g}", f"{100 * error / value:.1f} %"
 
 
 def _passing(found: Passing | Unreached) -> tuple[str, str, str]:

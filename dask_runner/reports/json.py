@@ -18,10 +18,17 @@ def write(view: Any, console: Console) -> None:
 def encode(view: Any) -> str:
     """The document, indented by two."""
     try:
-        data = msgspec.json.encode(view)
+        data = msgspec.json.encode(view, enc_hook=_plain)
     except UnicodeEncodeError:
-        data = msgspec.json.encode(_readable(msgspec.to_builtins(view)))
+        data = msgspec.json.encode(_readable(msgspec.to_builtins(view, enc_hook=_plain)))
     return msgspec.json.format(data, indent=2).decode()
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def _readable(value: Any) -> Any:

@@ -6,6 +6,7 @@ gives a figure, which `save` writes.
 
 from dask_runner.reports.plots.bands import brazil
 from dask_runner.reports.plots.columns import background, column
+from dask_runner.reports.plots.declinations import fluxes, parameters
 from dask_runner.reports.plots.histograms import check_drawable, histogram
 from dask_runner.reports.plots.passing import against, fractions, longest_axis
 from dask_runner.reports.plots.skymaps import hottest, mollweide, ts_against_p
@@ -19,11 +20,13 @@ __all__ = [
     "check_drawable",
     "check_path",
     "column",
+    "fluxes",
     "fractions",
     "histogram",
     "hottest",
     "longest_axis",
     "mollweide",
+    "parameters",
     "particle_style",
     "save",
     "strength",
