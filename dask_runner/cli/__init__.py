@@ -13,6 +13,7 @@ import typer
 from dask_runner.cli import (
     attend,
     cluster,
+    coincidence,
     conclusions,
     configure,
     dispatching,
@@ -82,6 +83,7 @@ app.command("distribution", rich_help_panel=_CONCLUDE)(conclusions.distribution)
 app.command("skymap", rich_help_panel=_CONCLUDE)(skyscan.skymap)
 app.command("hottest", rich_help_panel=_CONCLUDE)(skyscan.hottest)
 app.command("export", rich_help_panel=_CONCLUDE)(conclusions.export)
+app.add_typer(coincidence.app, name="coincidence", rich_help_panel=_CONCLUDE)
 app.command("verify", rich_help_panel=_END)(finish.verify)
 app.command("merge", rich_help_panel=_END)(finish.merge)
 app.command("replay", rich_help_panel=_END)(finish.replay)

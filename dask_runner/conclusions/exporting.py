@@ -5,7 +5,8 @@ Owns what is in a column, and that no value is rounded. Refuses to replace a fil
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,31 @@ def export(trials: TrialData, path: Path | str) -> Exported:
     """
     target = Path(path).expanduser()
     check_target(target)
-    write = WRITERS[target.suffix]
-    table = trials.flat()
+    return write_table(trials.flat(), target)
+
+
+def write_table(table: Table, path: Path) -> Exported:
+    """Write any table of numbers and texts, as `export` does."""
+    target = path.expanduser()
+    check_target(target)
+    with new_file(target) as temporary:
+        WRITERS[target.suffix](table, temporary)
+    return Exported(
+        path=str(target),
+        trials=len(table),
+        columns=tuple(table.dtype.names or ()),
+        bytes=target.stat().st_size,
+    )
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """What is written to the path given gets the name `target`, durably and whole, and never in the
+    place of another file. Raises UsageError if there is one, StorageError if it cannot be written.
+    """
     try:
         with beside(target) as temporary:
-            write(table, temporary)
+            yield temporary
             temporary.chmod(0o666 & ~current_umask())
             fsync_file(temporary)
             # A link never replaces what is there.
@@ -47,13 +68,7 @@ def export(trials: TrialData, path: Path | str) -> Exported:
     except FileExistsError:
         raise _exists(target) from None
     except OSError as error:
-        raise StorageError(f"cannot write {target}: {error.strerror}") from error
-    return Exported(
-        path=str(target),
-        trials=len(table),
-        columns=tuple(table.dtype.names or ()),
-        bytes=target.stat().st_size,
-    )
+        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
 
 
 def check_target(target: Path) -> None:

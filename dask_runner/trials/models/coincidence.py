@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from msgspec import Struct, structs
 
 from dask_runner import model_files
@@ -18,8 +19,9 @@ from dask_runner.errors import BadInputError, UsageError
 from dask_runner.model_files import ModelFile, model_file
 from dask_runner.seeds import Value
 from dask_runner.sky.healpix import SkyDensity, read_map
-from dask_runner.sky.lists import EventList, joined, read_list
-from dask_runner.sky.odds import EnergyWeight, Window
+from dask_runner.sky.lists import SECONDS_A_DAY, EventList, joined, read_list
+from dask_runner.sky.odds import EnergyWeight, Window, log10_odds
+from dask_runner.sky.rings import average
 from dask_runner.trials.model import BlockTrial, Parameters
 from dask_runner.trials.models.coincidence_config import (
     ALL,
@@ -30,7 +32,14 @@ from dask_runner.trials.models.coincidence_config import (
     read_config,
     read_items,
 )
-from dask_runner.trials.models.coincidence_trials import Chance, Maps, Pairing, Pool, WholeLists
+from dask_runner.trials.models.coincidence_trials import (
+    Chance,
+    Maps,
+    Pairing,
+    Pool,
+    WholeLists,
+    rings_of,
+)
 
 # Expected events in a window: a trial has room for all that may come.
 _MOST_EVENTS = 20_000.0
@@ -154,6 +163,34 @@ class Coincidence(Struct, frozen=True, kw_only=True):
         if found.rate:
             return Pool(joined(lists), expected=found.rate * found.window.width)
         return WholeLists(lists, keep_ra=found.keep_ra)
+
+
+def observed(
+    model: Coincidence, detector: str, sky: SkyDensity, events: EventList, time: float
+) -> dict[str, float]:
+    """The same numbers as those of a trial for an observed map and the neutrinos around it; `time`
+    is that of the map's event in days (MJD). Events outside the window do not count. Only for those
+    who unblind. Raises UsageError for an unknown class.
+    """
+    found = model.detector({"detector": detector})
+    delay = (events.time - time) * SECONDS_A_DAY
+    inside = (delay >= found.window.begin) & (delay <= found.window.end)
+    place = np.flatnonzero(inside)
+    ra, dec, sigma = (getattr(events, name)[place] for name in ("ra", "dec", "sigma"))
+    space = average(rings_of(sky.nside), sky.density, ra, dec, sigma)
+    when = found.window.factor(delay[place])
+    strong = (
+        np.ones_like(space) if found.energy is None else found.energy.factor(events.energy[place])
+    )
+    value = space * when * strong
+    best = int(value.argmax()) if len(value) else -1
+    return {
+        "log10_odds": float(log10_odds(value.sum(), found.prior)),
+        "n_events": len(value),
+        "space": float(space[best]) if len(value) else 0.0,
+        "time": float(when[best]) if len(value) else 0.0,
+        "energy": float(strong[best]) if len(value) else 0.0,
+    }
 
 
 class _Planner:
