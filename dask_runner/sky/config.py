@@ -62,8 +62,10 @@ class SignalKeys(Struct, frozen=True, kw_only=True):
 
 class FitKeys(Struct, frozen=True, kw_only=True):
     """[fit]: `index` is a range [low, high] or one fixed number. The energy ratios have
-    `sin_dec_bins` bands and `energy_bins` bins between the two `log10e`. `band` is half the width
-    in sin(dec) of what of the simulation makes the signal of a declination.
+    `sin_dec_bins` bands and `energy_bins` bins between the two `log10e`, merged until they have
+    `least_events` of background. `smoothing` is the width in degrees with which the density of
+    background is smoothed in declination. `band` is half the width in sin(dec) of what of the
+    simulation makes the signal of a declination.
     """
 
     # Without limits in the annotation: msgspec 0.22 mixes them up with the tuple's items.
@@ -71,6 +73,8 @@ class FitKeys(Struct, frozen=True, kw_only=True):
     sin_dec_bins: Annotated[int, Meta(ge=1, le=1000)] = 40
     energy_bins: Annotated[int, Meta(ge=1, le=1000)] = 30
     log10e: tuple[float, float] = (1.5, 7.5)
+    least_events: Annotated[int, Meta(ge=1)] = 20
+    smoothing: Annotated[float, Meta(gt=0, le=30)] = 0.6
     band: Annotated[float, Meta(gt=0, le=1)] = 0.05
 
     @property

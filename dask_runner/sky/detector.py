@@ -22,8 +22,9 @@ Positive = Annotated[float, Meta(gt=0)]
 
 
 class Surface(Struct, frozen=True, kw_only=True):
-    """log10 of something at points of sin(dec) and log10 of energy in GeV; linear in between, and
-    as at the edge beyond. `values` has a row for each sin(dec).
+    """Something at points of sin(dec) and log10 of energy in GeV. `values` are its logarithms to
+    base 10, a row for each sin(dec). In between the logarithm is linear in log10 of energy, and
+    what comes of it is linear in sin(dec); beyond it is as at the edge.
     """
 
     sin_dec: tuple[float, ...]
@@ -31,13 +32,13 @@ class Surface(Struct, frozen=True, kw_only=True):
     values: tuple[tuple[float, ...], ...]
 
     def at(self, sin_dec: npt.ArrayLike, log10e: npt.ArrayLike) -> Array:
-        """The logarithms at pairs, shapes as NumPy broadcasts them."""
+        """The values (no logarithms) at pairs, shapes as NumPy broadcasts them."""
         rows, across = _between(self.sin_dec, sin_dec)
         columns, along = _between(self.log10e, log10e)
         table = np.asarray(self.values)
         low = table[rows, columns] * (1 - along) + table[rows, columns + 1] * along
         high = table[rows + 1, columns] * (1 - along) + table[rows + 1, columns + 1] * along
-        mixed: Array = low * (1 - across) + high * across
+        mixed: Array = 10**low * (1 - across) + 10**high * across
         return mixed
 
     def check(self, where: str) -> None:
@@ -79,8 +80,8 @@ class EnergyResolution(Struct, frozen=True, kw_only=True):
 
 
 class Detector(Struct, frozen=True, kw_only=True):
-    """`livetime` in days. `effective_area` holds log10 of the area in m^2 against the true energy;
-    `background` log10 of a density per sin(dec) and log10 of the measured energy, of any norm.
+    """`livetime` in days. `effective_area` is in m^2 against the true energy; `background` a
+    density per sin(dec) and log10 of the measured energy, of any norm.
     """
 
     livetime: Positive

@@ -2,7 +2,9 @@
 
 Owns the histograms in sin(dec) and log10 of the measured energy, and what lies between the indices
 at which they are filled. Background is the experiment, signal the simulation with E^-index in its
-weights; each is normalised in its band of sin(dec).
+weights; each is normalised in its band of sin(dec). Bins with few events of background are merged
+with their neighbours: so there is no bin without, signal beyond the highest energy of background
+counts as what it is, and a sky without signal has on average the slope 0 at n_s = 0.
 
 ln of the ratio and its first two derivatives are known exactly at each node, since the weights
 depend on the index as exp(-index ln E). In between is the polynomial of fifth degree that agrees
@@ -10,6 +12,7 @@ with them at both ends: its second derivative is continuous, and no system of eq
 whose last digits would depend on a machine's libraries.
 """
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -68,25 +71,35 @@ class EnergyRatios:
     """
 
     def __init__(
-        self, binning: Binning, experiment: Events, simulation: Simulation, low: float, high: float
+        self,
+        binning: Binning,
+        experiment: Events,
+        simulation: Simulation,
+        *,
+        low: float,
+        high: float,
+        least: int,
     ) -> None:
         pieces = max(1, round((high - low) / _STEP))
         self.nodes: Array = np.linspace(low, high, pieces + 1) if high > low else np.array([low])
-        background = _background(binning, experiment)
-        filled = background > 0
-        signal = _Signal(binning, simulation)
-        with np.errstate(divide="ignore"):
-            logs = np.log(background)
-        table = np.array([signal.at(index) for index in self.nodes])
-        table[:, 0] -= np.where(filled, logs, 0.0)
-        empty = table[:, 0] < _NOTHING
-        table[:, 0][empty] = _NOTHING
-        table[:, 1][empty] = table[:, 2][empty] = 0.0
-        # (nodes, 3, bins), with the bins that have no background like the nearest that has.
-        self._table = table[:, :, _nearest_filled(filled, binning)]
+        self._binning = binning
+        counts = np.bincount(binning.of(experiment), minlength=binning.size)
+        self._groups = _groups(counts.reshape(binning.rows, binning.columns), least).ravel()
+        background = _shares(self.bins(experiment), binning)
+        signal = _Signal(binning, self.bins(simulation), simulation)
+        # Shape (nodes, 3, bins).
+        self._table = np.array([signal.at(index) for index in self.nodes])
+        self._table[:, 0] -= np.log(np.where(background > 0, background, np.inf))
+        nothing = ~(self._table[:, 0] > _NOTHING) | (background == 0)
+        self._table[:, 0][nothing] = _NOTHING
+        self._table[:, 1][nothing] = self._table[:, 2][nothing] = 0.0
         self.at_nodes: Array = np.ascontiguousarray(np.exp(self._table[:, 0]).T)
         self.largest: Array = self.at_nodes.max(axis=1)
         self._coefficients = self._polynomials()
+
+    def bins(self, events: Events) -> Indices:
+        """The bin of each event, merged as they are."""
+        return self._groups[self._binning.of(events)]
 
     def _polynomials(self) -> Array:
         """Shape (pieces, bins, 6), in powers of the share of the way from a node to the next."""
@@ -123,9 +136,9 @@ class EnergyRatios:
 class _Signal:
     """The share of simulated events of a band in each of its bins, for a spectrum E^-index."""
 
-    def __init__(self, binning: Binning, simulation: Simulation) -> None:
+    def __init__(self, binning: Binning, bins: Indices, simulation: Simulation) -> None:
         self._binning = binning
-        self._bins = binning.of(simulation)
+        self._bins = bins
         self._log = np.log(simulation.true_e) - _CENTRE
         self._weight = simulation.weight
 
@@ -155,20 +168,29 @@ def _cumulants(sums: Array) -> Array:
     return np.stack([np.log(sums[0]), -mean, sums[2] / sums[0] - mean * mean])
 
 
-def _background(binning: Binning, experiment: Events) -> Array:
+def _shares(bins: Indices, binning: Binning) -> Array:
     """The share of events of a band in each of its bins."""
-    counts = np.bincount(binning.of(experiment), minlength=binning.size).astype(np.float64)
+    counts = np.bincount(bins, minlength=binning.size).astype(np.float64)
     table = counts.reshape(binning.rows, binning.columns)
     shares: Array = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     return shares.ravel()
 
 
-def _nearest_filled(filled: npt.NDArray[np.bool_], binning: Binning) -> Indices:
-    """For each bin itself, or the nearest one of its band that is filled; the lower of two."""
-    places = np.arange(binning.size)
-    for row in range(binning.rows):
-        own = places[row * binning.columns : (row + 1) * binning.columns]
-        there = own[filled[own]]
-        if len(there):
-            own[:] = there[np.abs(own[:, None] - there).argmin(axis=1)]
-    return places
+def _groups(counts: npt.NDArray[np.int64], least: int) -> Indices:
+    """For each bin the one that stands for it: from the highest energy of a band down, so many are
+    merged as have `least` events. What is left at the lowest energies goes with the last.
+    """
+    rows, columns = counts.shape
+    groups = np.empty((rows, columns), np.int64)
+    for row in range(rows):
+        ends, events = [columns], 0
+        for column in range(columns - 1, -1, -1):
+            events += int(counts[row, column])
+            if events >= least:
+                ends.append(column)
+                events = 0
+        # With too few events in the whole band, all its bins are one.
+        ends[-1 if len(ends) > 1 else 1 :] = [0]
+        for high, low in pairwise(ends):
+            groups[row, low:high] = row * columns + low
+    return groups

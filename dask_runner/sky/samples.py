@@ -29,7 +29,7 @@ def synthetic_experiment(detector: Detector, number: int, seed: int) -> Events:
     """Background events with the detector's density, at random right ascension."""
     surface = detector.background
     sin_dec, log10e = _edges(surface.log10e)
-    density = 10 ** surface.at(_middle(sin_dec)[:, None], _middle(log10e))
+    density = surface.at(_middle(sin_dec)[:, None], _middle(log10e))
     draw = _uniforms("experiment", number, 6, seed)
     cell = _chosen(density.ravel(), draw[0])
     row, column = np.divmod(cell, density.shape[1])
@@ -46,7 +46,7 @@ def synthetic_simulation(detector: Detector, number: int, seed: int) -> Simulati
     """Signal events from the whole sky, weighted such that any spectrum can be made of them."""
     surface = detector.effective_area
     sin_dec, log10e = _edges(surface.log10e)
-    area = 10 ** surface.at(_middle(sin_dec)[:, None], _middle(log10e))
+    area = surface.at(_middle(sin_dec)[:, None], _middle(log10e))
     spectra = [_flat_rows(area * 10 ** ((1 - k) * _middle(log10e))) for k in _INDICES]
     density = np.sum(spectra, axis=0)
     share = density / density.sum()
@@ -56,7 +56,7 @@ def synthetic_simulation(detector: Detector, number: int, seed: int) -> Simulati
     # Events per sin(dec) and GeV, of one event.
     widths = np.diff(sin_dec)[row] * np.diff(log10e)[column] * np.log(10) * 10**true_log10e
     generated = share[row, column] / widths
-    effective = _CM2 * 10 ** surface.at(true_sin_dec, true_log10e)
+    effective = _CM2 * surface.at(true_sin_dec, true_log10e)
     measured = _measured_energy(detector, true_log10e, draw[3])
     sigma = _errors(detector, measured, draw[4])
     true_ra, true_dec = 2 * np.pi * _fraction(np.arange(number)), np.arcsin(true_sin_dec)

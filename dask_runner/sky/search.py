@@ -4,7 +4,7 @@ Owns what is made once of a configuration and serves all trials and all directio
 maximise: see `likelihood`.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import msgspec
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 from msgspec.structs import replace
+from scipy.ndimage import gaussian_filter1d
 
 from dask_runner.errors import UsageError
 from dask_runner.sky import samples
@@ -22,6 +23,8 @@ from dask_runner.sky.flux import PowerLaw
 from dask_runner.sky.reading import read_experiment, read_simulation
 
 _DAY: Final = 86_400.0
+# Bands of declination that are smoothed to the density of background.
+_FINE: Final = 2000
 # Prepared searches that a process keeps: a run has one.
 _KEPT: Final = 2
 
@@ -51,9 +54,16 @@ class Search:
         self.experiment = experiment
         self.simulation = simulation
         fit = config.fit
-        self.binning = Binning(fit.sin_dec_bins, fit.energy_bins, *fit.log10e)
-        self.ratios = EnergyRatios(self.binning, experiment, simulation, *fit.indices)
-        self._centres, self._density = _density(experiment.dec, fit.sin_dec_bins)
+        low, high = fit.indices
+        self.ratios = EnergyRatios(
+            Binning(fit.sin_dec_bins, fit.energy_bins, *fit.log10e),
+            experiment,
+            simulation,
+            low=low,
+            high=high,
+            least=fit.least_events,
+        )
+        self._centres, self._density = _density(experiment.dec, np.radians(fit.smoothing))
         self._far = away(simulation.ra, simulation.dec, simulation.true_ra, simulation.true_dec)
         self._bearing = samples.bearing_of(simulation)
         self._sources: dict[tuple[float, PowerLaw], Source] = {}
@@ -65,14 +75,14 @@ class Search:
         """
         return _loaded(msgspec.json.encode(config))
 
-    def density(self, dec: npt.ArrayLike) -> Array:
+    def density(self, dec: float | Array) -> Array:
         """Background events per sin(dec), as a share of all, at declinations in radians."""
-        found: Array = np.interp(np.sin(dec), self._centres, self._density)
+        found: Array = np.interp(dec, self._centres, self._density)
         return found
 
     def bins(self, events: Events) -> Indices:
         """The bins of the energy table."""
-        return self.binning.of(events)
+        return self.ratios.bins(events)
 
     def scrambled(self, rng: np.random.Generator) -> Events:
         """The experiment at random right ascensions."""
@@ -165,15 +175,15 @@ def _loaded(key: bytes) -> Search:
     return Search(config, read_experiment(config), read_simulation(config))
 
 
-def _density(dec: Array, bins: int) -> tuple[Array, Array]:
-    """Events per sin(dec) over all, at the middles of bands; linear in between, with integral 1
-    (beyond the outermost middles it is flat).
+def _density(dec: Array, width: float) -> tuple[Array, Array]:
+    """Events per sin(dec) over all, at equal steps of declination: counts in narrow bands over the
+    width of the bands in sin(dec), both smoothed by a Gaussian with the standard deviation `width`
+    (radians) and mirrored at the poles.
     """
-    edges = np.linspace(-1, 1, bins + 1)
-    place = np.clip(np.floor((np.sin(dec) + 1) / 2 * bins).astype(np.int64), 0, bins - 1)
-    counts = np.bincount(place, minlength=bins).astype(np.float64)
-    centres = (edges[1:] + edges[:-1]) / 2
-    points = np.concatenate([[-1.0], centres, [1.0]])
-    values = np.concatenate([counts[:1], counts, counts[-1:]])
-    whole = float(((values[1:] + values[:-1]) / 2 * np.diff(points)).sum())
-    return centres, counts / whole
+    place = np.floor((dec / np.pi + 0.5) * _FINE).astype(np.int64)
+    counts = np.bincount(np.clip(place, 0, _FINE - 1), minlength=_FINE).astype(np.float64)
+    edges = (np.arange(_FINE + 1) / _FINE - 0.5) * np.pi
+    areas = np.diff(np.sin(edges))
+    shape = partial(gaussian_filter1d, sigma=width / np.pi * _FINE, mode="reflect", truncate=6.0)
+    density = shape(counts) / shape(areas)
+    return (edges[1:] + edges[:-1]) / 2, density / (density * areas).sum()
