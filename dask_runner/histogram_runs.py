@@ -5,6 +5,7 @@ out from the first file is found out before anything is started. Refuses to disp
 """
 
 import glob
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,10 @@ from dask_runner.workloads.histogram_inputs import absolute
 from dask_runner.workloads.inputs import is_address
 from dask_runner.workloads.names import natural_key
 
-# Files that are opened in search of one with entries.
+# Files of a pattern that are opened in search of one with entries, and how many of those may be
+# damaged.
 _TRIED = 100
+_DAMAGED = 5
 
 
 class HistogramRequest(Struct, frozen=True, kw_only=True):
@@ -64,14 +67,8 @@ def plan(request: HistogramRequest, settings: Settings, target: Target) -> Plann
     ship = tuple(dict.fromkeys(path.expanduser().absolute() for path in (*file, *request.ship)))
     job = _with_absolute_samples(drafted)
     files = tuple(absolute(pattern, drafted.files_folder) for pattern in drafted.files)
-    first = _first_file(job, files)
     with copied(ship) as copy, as_on_hosts(copy, request.import_path):
-        chunk = request.chunk if name else 0
-        if name:
-            job = _with_function(job, name, drafted, first, chunk)
-        if job.skim:
-            job = replace(job, skim=_skim_of(job, first))
-        measured = measure(job, text_to_path(first), first, chunk=chunk)
+        job, measured = _tried(job, files, drafted, name, request.chunk)
     workload = Histogram(
         job=job,
         files=files,
@@ -94,14 +91,19 @@ def _with_absolute_samples(drafted: Draft) -> Job:
     )
 
 
-def _first_file(job: Job, files: Sequence[str]) -> str:
-    """The first file that has entries. Raises what is wrong with all of those that were opened."""
+def _tried(
+    job: Job, files: Sequence[str], drafted: Draft, name: str, chunk: int
+) -> tuple[Job, Measured]:
+    """The complete job, and what it takes. A damaged file does not stop it, if others can be read:
+    its own batches will say so.
+    """
     said: BadInputError | None = None
-    for path in _candidates(job, files):
+    for path in itertools.islice(_with_entries(job, files), _DAMAGED):
         try:
-            with reader(text_to_path(path), job.tree) as tree:
-                if tree.entries:
-                    return path
+            whole = _with_function(job, name, drafted, path, chunk) if name else job
+            if job.skim:
+                whole = replace(whole, skim=_skim_of(whole, path))
+            return whole, measure(whole, text_to_path(path), path, chunk=chunk if name else 0)
         except BadInputError as error:
             said = said or error
     if said is not None:
@@ -109,6 +111,24 @@ def _first_file(job: Job, files: Sequence[str]) -> str:
     raise UsageError(
         f"no file with entries in {job.tree}", hint="look at what --files and --sample match"
     )
+
+
+def _with_entries(job: Job, files: Sequence[str]) -> Iterator[str]:
+    """Files that can be opened and have entries. Raises what is wrong with the first if none is."""
+    said: BadInputError | None = None
+    found = False
+    for path in _candidates(job, files):
+        try:
+            with reader(text_to_path(path), job.tree) as tree:
+                entries = tree.entries
+        except BadInputError as error:
+            said = said or error
+            continue
+        found = True
+        if entries:
+            yield path
+    if said is not None and not found:
+        raise said
 
 
 def _candidates(job: Job, files: Sequence[str]) -> Iterator[str]:

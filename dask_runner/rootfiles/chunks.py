@@ -6,6 +6,7 @@ unpacking anything twice. Refuses what is neither numbers nor lists of numbers.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,8 @@ class Chunk(Struct, frozen=True, kw_only=True):
 
 
 class TreeShape(Struct, frozen=True, kw_only=True):
-    """What a tree is without its data: `branches` with their types as text, and the entries at
-    which the baskets of all wanted branches end, ascending, with `entries` as the last.
+    """What a tree is without its data: the wanted `branches` with their types as text, and the
+    entries at which the baskets of all of them end, ascending, with `entries` as the last.
     """
 
     entries: int
@@ -69,22 +70,23 @@ class Reader:
 
     @property
     def types(self) -> dict[str, str]:
-        """The types of all branches, as text."""
-        return self._tree.types
+        """The types of all branches, as text; slow if there are very many."""
+        with translated(self.path):
+            kinds = {name: self._tree.type_of(name) for name in self._tree.names}
+        return {name: kind for name, kind in kinds.items() if kind}
 
     def shape(self, branches: Sequence[str]) -> TreeShape:
         """What the tree is. Raises BadInputError if one of the branches is not there."""
         names = self.resolve(branches)
         with translated(self.path):
             boundaries = self._tree.boundaries([*names.values()])
+            types = {name: self._tree.type_of(full) for name, full in names.items()}
         inner = sorted(end for end in boundaries if 0 < end < self.entries)
-        return TreeShape(
-            entries=self.entries, branches=self.types, boundaries=(*inner, self.entries)
-        )
+        return TreeShape(entries=self.entries, branches=types, boundaries=(*inner, self.entries))
 
     def resolve(self, branches: Sequence[str]) -> dict[str, str]:
         """The full names of branches that may be named without the folders they are in."""
-        there = self.types
+        there = self._tree.names
         found = {}
         for name in branches:
             if name in there:
@@ -115,11 +117,11 @@ class Reader:
                 return
             yield piece
 
-    def _no_branch(self, name: str, there: Mapping[str, str], ends: Sequence[str]) -> BadInputError:
+    def _no_branch(self, name: str, there: Sequence[str], ends: Sequence[str]) -> BadInputError:
         if ends:
             return BadInputError(f"{self.path}: the branch {name!r} is one of {', '.join(ends)}")
         return BadInputError(
-            f"{self.path}: has no branch {name!r}", hint=f"its branches: {_listed([*there])}"
+            f"{self.path}: has no branch {name!r}", hint=f"its branches: {_listed(there)}"
         )
 
 
@@ -149,10 +151,12 @@ class _Any:
         self._is_ntuple = hasattr(node, "cluster_summaries")
         self.entries = int(node.num_entries)
 
-    @property
-    def types(self) -> dict[str, str]:
-        found = self._node.typenames(recursive=True, full_paths=True)
-        return {name: str(kind) for name, kind in found.items() if kind}
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._node.keys(recursive=True, full_paths=True))
+
+    def type_of(self, name: str) -> str:
+        return str(self._node[name].typename)
 
     def boundaries(self, names: Sequence[str]) -> set[int]:
         """Where the baskets of all these branches end."""
@@ -212,12 +216,17 @@ class _Ours:
     def entries(self) -> int:
         return self._tree.entries
 
-    @property
-    def types(self) -> dict[str, str]:
-        return {
-            branch.name: f"{np.dtype(branch.type).name}{'[]' if branch.counter else ''}"
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(branch.name for branch in self._tree.branches)
+
+    def type_of(self, name: str) -> str:
+        (kind,) = (
+            f"{np.dtype(branch.type).name}{'[]' if branch.counter else ''}"
             for branch in self._tree.branches
-        }
+            if branch.name == name
+        )
+        return kind
 
     def boundaries(self, names: Sequence[str]) -> set[int]:  # noqa: ARG002  the same for all
         return {cluster.end for cluster in self._tree.clusters}

@@ -52,7 +52,8 @@ class Histogram(Struct, frozen=True, kw_only=True):
     @property
     def preload(self) -> tuple[str, ...]:
         """All but a user's function: its module may do anything when it is imported."""
-        return ("dask_runner.workloads.histogram",)
+        # awkward imports masked arrays when it first makes an array.
+        return ("dask_runner.workloads.histogram", "numpy.ma")
 
     def plan(self) -> Plan:
         """Open and count every file, then divide. Raises UsageError if a pattern has no file."""

@@ -118,9 +118,5 @@ def _odd(found: Survey, shapes: dict[str, TreeShape], branches: Sequence[str]) -
 
 
 def _has_lists(shape: TreeShape, name: str) -> bool:
-    kinds = [
-        kind
-        for full, kind in shape.branches.items()
-        if full == name or full.rpartition("/")[2] == name
-    ]
-    return any("[" in kind or "vector" in kind for kind in kinds)
+    kind = shape.branches[name]
+    return "[" in kind or "vector" in kind
