@@ -193,7 +193,7 @@ def _fluxes(view: Sensitivities, names: Sequence[str]) -> Pieces:
         if one.flux is not None
     ]
     title = f"{scale.kind} at {scale.pivot:g} GeV in {scale.unit}, in {scale.livetime:g} days"
-    return [Text(), table(title, columns, rows)]
+    return [Text(), Text(title), table("", columns, rows)]
 
 
 def _flux(value: float | None, error: float | None) -> tuple[str, str]:

@@ -28,8 +28,9 @@ def sky_view(view: SkyView) -> Pieces:
         *fields(lines, "  "),
         *_seen(view.unblinded),
         Text(),
+        Text(f"hottest spots, at least {view.apart:g} deg apart"),
         table(
-            f"hottest spots, at least {view.apart:g} deg apart",
+            "",
             (">", *_COLUMNS),
             [(rank, *_row(spot)) for rank, spot in enumerate(view.spots, start=1)],
         ),
