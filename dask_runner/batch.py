@@ -48,12 +48,14 @@ class WorkloadSpec(Struct, frozen=True, kw_only=True):
 
 class InputRange(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`count` entries of the file `path` from entry `first` on; with no count the file as a whole,
-    whose entries nobody counts.
+    whose entries nobody counts. What is `remote` has an address for a path, and the batch reads it
+    from there: it is not brought to the host.
     """
 
     path: str
     first: int = 0
     count: int = 0
+    remote: bool = False
 
     @property
     def text(self) -> str:
@@ -65,8 +67,9 @@ class InputRange(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class InputFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An input file as it was when the run was planned. `fingerprint` is the SHA-256 of its first
     and last 64 KiB and its size; `entries` counts events. If `path` is a URL, `sha256` is of what
-    it gave, and `mtime_ns` is 0. A file that is `fixed` has its `sha256` too, and the run is never
-    continued with another one.
+    it gave, and `mtime_ns` is 0; if it is read where it is, there is no hash, and `fingerprint` is
+    the server's own. A file that is `fixed` has its `sha256` too, and the run is never continued
+    with another one.
     """
 
     path: str

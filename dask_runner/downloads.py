@@ -1,6 +1,7 @@
 """Inputs that are URLs: their syntax, fetching them, this machine's copies.
 
-Owns what may be fetched (http and https) and how patient we are. Refuses to know what is in a file.
+Owns what may be fetched (http and https) or read where it is, and how patient we are. Refuses to
+know what is in a file.
 """
 
 import http.client
@@ -28,6 +29,9 @@ _LARGEST = _LIMIT
 SLOWEST = 20_000
 _GRACE = 60.0
 _LONGEST = 255
+# Addresses from which ranges are read.
+SCHEMES = ("http", "https", "root", "roots", "xroot", "xroots")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HASH = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _HOLDER = "driver"
 
@@ -35,6 +39,33 @@ _HOLDER = "driver"
 def is_url(text: str) -> bool:
     """Whether the path of an input is a URL: other paths of inputs are absolute."""
     return text.startswith(("http://", "https://"))
+
+
+def is_address(text: str) -> bool:
+    """Whether the path of an input is not a path but an address, as `root://...`: a URL too."""
+    return _SCHEME.match(text) is not None
+
+
+def check_address(text: str) -> None:
+    """Raises UsageError for an address from which we cannot read."""
+    scheme = _SCHEME.match(text)
+    if scheme is None or scheme[1].lower() not in SCHEMES:
+        raise UsageError(
+            f"{text}: this is not read from where it is",
+            hint=f"addresses begin with {', '.join(f'{name}://' for name in SCHEMES)}",
+        )
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise UsageError(f"{text!r}: is not a URL", hint="percent-encode special characters")
+    try:
+        parts = urlsplit(text)
+        good = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"{text!r}: is not a URL", hint="as in root://host.name//path/file.root")
+    if parts.password is not None or (parts.username is not None and scheme[1].startswith("http")):
+        # It would be in the manifest, in logs and on every host.
+        raise UsageError(f"a URL with a user's secret in it: {parts.hostname}")
 
 
 def split_hash(text: str) -> tuple[str, str]:

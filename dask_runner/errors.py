@@ -50,6 +50,12 @@ class BadInputError(RunnerError):
     exit_code = EXIT_BAD_INPUT
 
 
+class UnreachableError(RunnerError):
+    """A server with an input does not answer, or not in time: another attempt may be luckier."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
 class ManifestError(RunnerError):
     """A manifest is damaged, of an unknown version, or does not exist."""
 

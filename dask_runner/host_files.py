@@ -325,8 +325,9 @@ class HostFiles:
 
 
 def input_paths(attempts: Sequence[Attempt]) -> list[str]:
-    """The inputs of a group, each once."""
-    return list(dict.fromkeys(i.path for attempt in attempts for i in attempt.batch.inputs))
+    """The inputs of a group, each once, but for those that batches read where they are."""
+    inputs = (item for attempt in attempts for item in attempt.batch.inputs if not item.remote)
+    return list(dict.fromkeys(item.path for item in inputs))
 
 
 def _key(attempts: Sequence[Attempt]) -> tuple[int, int]:

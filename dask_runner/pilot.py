@@ -99,7 +99,7 @@ def measure(
 
 def _copies(batch: Batch, inputs: Sequence[InputFile]) -> dict[str, str]:
     """This machine's copies of the batch's inputs that are URLs."""
-    wanted = {item.path for item in batch.inputs if is_url(item.path)}
+    wanted = {item.path for item in batch.inputs if is_url(item.path) and not item.remote}
     return {
         file.path: path_to_text(local_copy(file.path, file.sha256, file.bytes)[0])
         for file in inputs

@@ -63,7 +63,9 @@ def replay_batch(
         raise UsageError(f"no batch {index}: the run has 0 to {len(state.batches) - 1}")
     folder = _free_folder(state.header.timestamp, index) if folder is None else folder
     batch = state.batches[index]
-    batch = with_paths(batch, _copies(state, {item.path for item in batch.inputs}))
+    batch = with_paths(
+        batch, _copies(state, {item.path for item in batch.inputs if not item.remote})
+    )
     outcome = replay(
         Attempt(batch=batch, number=max(1, state.attempts(index))),
         state.header.workload,

@@ -10,8 +10,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from dask_runner.batch import InputFile, OutputFile
-from dask_runner.downloads import is_url, local_copy
-from dask_runner.errors import BadInputError
+from dask_runner.downloads import is_address, local_copy
+from dask_runner.errors import BadInputError, UnreachableError
 from dask_runner.files import fingerprint, sha256, text_to_path
 from dask_runner.manifest import RunState, Verdict
 from dask_runner.run_folder import RunFolder
@@ -108,8 +108,8 @@ def refused_inputs(inputs: Iterable[InputFile]) -> tuple[str, ...]:
 
 
 def _input_change(file: InputFile, *, thorough: bool) -> str:
-    if is_url(file.path):
-        return _url_change(file)
+    if is_address(file.path):
+        return _url_change(file) if file.sha256 else _remote_change(file)
     path = text_to_path(file.path)
     try:
         status = path.stat()
@@ -124,6 +124,18 @@ def _input_change(file: InputFile, *, thorough: bool) -> str:
     except OSError as error:
         return f"{path}: {error.strerror}"
     return ""
+
+
+def _remote_change(file: InputFile) -> str:
+    """What the server says now of a file that is read where it is."""
+    from dask_runner.rootfiles import remote  # noqa: PLC0415  (uproot only if wanted)
+
+    planned = remote.RemoteFacts(bytes=file.bytes, stamp=file.fingerprint)
+    try:
+        changed = remote.difference(planned, remote.facts(file.path))
+    except (BadInputError, UnreachableError) as error:
+        return error.message
+    return f"{file.path}: {changed}" if changed else ""
 
 
 def _url_change(file: InputFile) -> str:

@@ -15,7 +15,7 @@ import uproot
 from uproot.deserialization import DeserializationError
 from uproot.interpretation.objects import CannotBeAwkward
 
-from dask_runner.errors import BadInputError
+from dask_runner.errors import BadInputError, UnreachableError
 
 _MAGIC = b"root"
 _HEADER = 64
@@ -50,11 +50,13 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn every exception of the libraries below into a BadInputError about `path`."""
+def translated(path: Path | str) -> Iterator[None]:
+    """Turn every exception of the libraries below into a BadInputError about `path`, which is an
+    address if it is text.
+    """
     try:
         yield
-    except BadInputError:
+    except (BadInputError, UnreachableError):
         raise
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise BadInputError(f"{path}: {error.strerror or 'cannot be opened'}") from error
@@ -71,13 +73,28 @@ def check_length(path: Path) -> None:
     """Refuse a file that ends before the place where its header says that it ends."""
     size, end = _lengths(path)
     if end is not None and size < end:
-        raise BadInputError(
-            f"{path}: truncated: {size} bytes instead of {end}",
-            hint="copy it again from where it came from, or make it anew",
-        )
+        raise _truncated(path, size, end)
 
 
-def tree_in(file: Any, path: Path, name: str) -> Any:
+def damaged_end(url: str, head: bytes, size: int) -> None:
+    """The same for a remote file of `size` bytes that begins with `head`; also for one that is not
+    ROOT.
+    """
+    end = _end(head)
+    if end is None:
+        raise BadInputError(f"{url}: {'not a ROOT file' if size else 'empty file'}")
+    if size < end:
+        raise _truncated(url, size, end)
+
+
+def _truncated(path: Path | str, size: int, end: int) -> BadInputError:
+    return BadInputError(
+        f"{path}: truncated: {size} bytes instead of {end}",
+        hint="copy it again from where it came from, or make it anew",
+    )
+
+
+def tree_in(file: Any, path: Path | str, name: str) -> Any:
     """The tree (TTree or RNTuple) called `name`."""
     try:
         kind = file.classname_of(name)
@@ -88,7 +105,7 @@ def tree_in(file: Any, path: Path, name: str) -> Any:
     return file[name]
 
 
-def no_tree(path: Path, name: str, trees: Iterable[str]) -> BadInputError:
+def no_tree(path: Path | str, name: str, trees: Iterable[str]) -> BadInputError:
     """The error for a tree that is not there."""
     return BadInputError(f"{path}: has no tree {name!r} (its trees: {', '.join(trees) or 'none'})")
 
@@ -99,8 +116,10 @@ def tree_names(file: Any) -> list[str]:
     return sorted(name for name, kind in classes.items() if kind == "TTree" or "RNTuple" in kind)
 
 
-def _fault(path: Path) -> str:
+def _fault(path: Path | str) -> str:
     """What is wrong with a file that could not be read, as far as its first bytes tell."""
+    if isinstance(path, str):
+        return "damaged"
     try:
         size, end = _lengths(path)
     except OSError:
@@ -117,11 +136,16 @@ def _lengths(path: Path) -> tuple[int, int | None]:
     with path.open("rb") as file:
         header = file.read(_HEADER)
         size = os.fstat(file.fileno()).st_size
+    return size, _end(header)
+
+
+def _end(header: bytes) -> int | None:
+    """Where a file says that it ends, by its first bytes; None if it is not ROOT."""
     if header[:4] != _MAGIC:
-        return size, None
+        return None
     # Files beyond 2 GB have wide offsets.
     version = int.from_bytes(header[4:8], "big")
-    return size, int.from_bytes(header[12:20] if version >= _WIDE_VERSION else header[12:16], "big")
+    return int.from_bytes(header[12:20] if version >= _WIDE_VERSION else header[12:16], "big")
 
 
 def _first_line(error: BaseException) -> str:
