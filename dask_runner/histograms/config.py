@@ -3,10 +3,11 @@
 Owns the syntax. Refuses to open the inputs that it names. Relative paths in it begin in its folder.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -15,8 +16,9 @@ from dask_runner.errors import UsageError
 from dask_runner.settings.keys import nearest
 from dask_runner.settings.toml_lines import lines_of_keys
 
+Keys = TypeVar("Keys", bound=Struct)
 Texts = str | tuple[str, ...]
-Bins = str | tuple[float, ...] | tuple[tuple[float, ...], ...]
+Bins = str | tuple[float | tuple[float, ...], ...]
 
 
 class HistogramKeys(Struct, frozen=True, kw_only=True):
@@ -82,12 +84,16 @@ class Config:
             self._refuse_unknown(f"histograms.{name}.", keys, HistogramKeys)
             if "fill" not in keys:
                 raise UsageError(f"{self.place(f'histograms.{name}')}: has no fill")
+            self._convert(keys, HistogramKeys, f"histograms.{name}.")
+        return self._convert(table, ConfigKeys, "")
+
+    def _convert(self, table: Mapping[str, Any], kind: type[Keys], prefix: str) -> Keys:
         try:
-            return msgspec.convert(table, ConfigKeys)
+            return msgspec.convert(table, kind)
         except msgspec.ValidationError as error:
             said, _, where = str(error).partition(" - at `$.")
-            key = where.rstrip("`").replace("[...]", "")
-            raise UsageError(f"{self.place(key)}: {said}" if key else f"{path}: {said}") from error
+            key = re.sub(r"\[.*", "", where.rstrip("`"))
+            raise UsageError(f"{self.place(prefix + key)}: {said}") from error
 
     def _refuse_unknown(self, prefix: str, table: Mapping[str, Any], kind: type[Struct]) -> None:
         known = kind.__struct_fields__
