@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,9 @@ from dask_runner.stats.tails import Tailed, TailP
 Floats = npt.NDArray[np.float64]
 
 _FORMAT: Final = "dask-runner coincidence background 1"
-# In front of the name of a class: a class may have any name.
+# In front of the name of a class, which may be any text: `/` and `%` in it are %2F and %25.
 _ODDS: Final = "log10_odds/"
+_PLAIN: Final = " !\"#$&'()*+,:;<=>?@[]^`{|}"
 _HDF5: Final = (".h5", ".hdf5")
 ENDINGS: Final = (".npz", *_HDF5)
 
@@ -88,7 +90,10 @@ def write(background: Background, path: Path) -> None:
             "trials": {name: len(values) for name, values in background.odds.items()},
         }
     )
-    arrays = {f"{_ODDS}{name}": np.sort(values) for name, values in background.odds.items()}
+    arrays = {
+        f"{_ODDS}{quote(name, safe=_PLAIN)}": np.sort(values)
+        for name, values in background.odds.items()
+    }
     with new_file(path) as temporary:
         _WRITERS[path.suffix](temporary, arrays, about)
 
@@ -122,7 +127,9 @@ def read(path: Path) -> Background:
 def _background(path: Path, arrays: Mapping[str, Any], told: Mapping[str, Any]) -> Background:
     if told["format"] != _FORMAT:
         raise ValueError(f"format {told['format']!r}")
-    odds = {name.removeprefix(_ODDS): np.asarray(a, np.float64) for name, a in arrays.items()}
+    odds = {
+        unquote(name.removeprefix(_ODDS)): np.asarray(a, np.float64) for name, a in arrays.items()
+    }
     if not odds or any(values.ndim != 1 or not len(values) for values in odds.values()):
         raise ValueError("no trials")
     return Background(odds, runs=told["runs"], model=told["model"], file=str(path))

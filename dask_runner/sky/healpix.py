@@ -72,15 +72,11 @@ def read_map(path: Path, *, nside: int = 0) -> SkyDensity:
 
     Raises BadInputError for a file that is no map; UsageError if healpy is missing.
     """
-    healpy = imported("healpy", "sky")
+    fits = imported("astropy.io.fits", "sky")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), fits.open(path) as file:
             warnings.simplefilter("ignore")
-            header = _header(path)
-            if str(header.get("ORDERING", "")).strip().upper() == _MULTI_ORDER:
-                pixels = _multi_order(path, nside or _FINEST)
-            else:
-                pixels = np.asarray(healpy.read_map(path, field=0, dtype=np.float64), np.float64)
+            header, pixels = _read(file, nside)
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror or error}") from error
     except (LookupError, TypeError, ValueError) as error:
@@ -124,13 +120,16 @@ def write_map(
     )
 
 
-def _header(path: Path) -> Mapping[str, Any]:
-    """Of the table, with what only the file's first header says."""
-    fits = imported("astropy.io.fits", "sky")
-    with fits.open(path) as file:
-        if len(file) == 1:
-            raise ValueError("there is no table in it")
-        return {**file[0].header, **file[1].header}
+def _read(file: Any, nside: int) -> tuple[Mapping[str, Any], Floats]:
+    """The header of the table, with what only the file's first one says, and the pixels."""
+    healpy = imported("healpy", "sky")
+    if len(file) == 1:
+        raise ValueError("there is no table in it")
+    header = {**file[0].header, **file[1].header}
+    if str(header.get("ORDERING", "")).strip().upper() == _MULTI_ORDER:
+        return header, _multi_order(file[1].data, nside or _FINEST)
+    # Of the open file: healpy leaves one open if it does not like what is in it.
+    return header, np.array(healpy.read_map(file, field=0, dtype=np.float64), np.float64)
 
 
 def _check_coordinates(path: Path, header: Mapping[str, Any]) -> None:
@@ -142,17 +141,16 @@ def _check_coordinates(path: Path, header: Mapping[str, Any]) -> None:
         )
 
 
-def _multi_order(path: Path, nside: int) -> Floats:
+def _multi_order(table: Any, nside: int) -> Floats:
     """A map of pixels of different sizes (NUNIQ = 4 nside^2 + pixel in NESTED order, probability
     for each steradian) on a grid of at most this `nside`, as probabilities in RING order.
 
     Fernique et al., IVOA Recommendation MOC 1.1 (2019), section 2.3.1, for NUNIQ.
     """
-    healpy, fits = imported("healpy", "sky"), imported("astropy.io.fits", "sky")
+    healpy = imported("healpy", "sky")
     check_nside(nside)
-    with fits.open(path) as file:
-        unique = np.asarray(file[1].data["UNIQ"], np.int64)
-        dense = np.asarray(file[1].data["PROBDENSITY"], np.float64)
+    unique = np.asarray(table["UNIQ"], np.int64)
+    dense = np.asarray(table["PROBDENSITY"], np.float64)
     # Bits of UNIQ: two more for each order.
     orders = ((np.frexp(unique.astype(np.float64))[1] - 1) // 2 - 1).astype(np.int64)
     finest = min(int(orders.max()), nside.bit_length() - 1)

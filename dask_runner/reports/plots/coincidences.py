@@ -40,6 +40,7 @@ def odds(
     top = max(float(array.max()) for array in values)
     top = max(top, marked) if marked is not None else top
     low = max(_LOWEST, float(ordered[ordered > FLOOR].min(initial=_LOWEST)))
+    top = max(top, low + 1)
     edges = np.linspace(low, top + 0.04 * (top - low), _BINS + 1)
     with particle_style():
         figure, (above, below) = new_figure(2, ratios=(1.0, 1.0))
@@ -82,10 +83,10 @@ def _survival(axes: Any, background: Tailed, edges: Floats) -> None:
     n = len(ordered)
     x = np.concatenate([[edges[0]], ordered[ordered > edges[0]]])
     share = (n - np.searchsorted(ordered, x)) / n
-    axes.set_yscale("log")
-    axes.step(
-        x, share, where="pre", color="black", linewidth=1.6, label=f"{n} trials without signal"
-    )
+    if share[0] > 0:
+        axes.set_yscale("log")
+    label = f"{n} trials without signal"
+    axes.step(x, share, where="pre", color="black", linewidth=1.6, label=label)
     lowest = 0.3 / n
     if background.tail is not None:
         tail = background.tail
@@ -98,4 +99,4 @@ def _survival(axes: Any, background: Tailed, edges: Floats) -> None:
             grid, p * np.exp(-error), p * np.exp(error), color=RED, alpha=0.2, linewidth=0
         )
         lowest = min(lowest, float(p[-1]) / 3)
-    axes.set_ylim(max(lowest, 1e-12), 3)
+    axes.set_ylim(max(lowest, 1e-12) if share[0] > 0 else 0, 3)
