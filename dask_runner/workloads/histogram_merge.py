@@ -5,12 +5,10 @@ Owns the names of the files and the content hash, which does not depend on batch
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from dask_runner.errors import UsageError
 from dask_runner.files import text_to_path
 from dask_runner.histograms import skim_joining, writing
 from dask_runner.histograms.result import HistogramResult
@@ -54,13 +52,15 @@ def _histograms(result: HistogramResult, request: MergeRequest, name: str) -> Me
     )
 
 
-def _skim(result: HistogramResult, request: MergeRequest, name: str, tree: str) -> MergedFile:
-    target = request.folder / name
+def _skim(result: HistogramResult, request: MergeRequest, file: str, tree: str) -> MergedFile:
+    target = request.folder / file
     metadata = {**request.metadata, **writing.facts(result)}
     parts = [
         part.folder / text_to_path(part.batch.outputs[SKIM_OUTPUT].name) for part in request.parts
     ]
-    entries, content = skim_joining.join(parts, target, tree, metadata)
+    # A skim has no folders.
+    name = tree.rpartition("/")[2]
+    entries, content = skim_joining.join(parts, target, name, metadata)
     return MergedFile(
         path=os.fspath(target),
         bytes=target.stat().st_size,
