@@ -63,9 +63,9 @@ class SignalKeys(Struct, frozen=True, kw_only=True):
 class FitKeys(Struct, frozen=True, kw_only=True):
     """[fit]: `index` is a range [low, high] or one fixed number. The energy ratios have
     `sin_dec_bins` bands and `energy_bins` bins between the two `log10e`, merged until they have
-    `least_events` of background. `smoothing` is the width in degrees with which the density of
-    background is smoothed in declination. `band` is half the width in sin(dec) of what of the
-    simulation makes the signal of a declination.
+    `least_events` of background. `smoothing` in degrees is added to the errors of events where
+    they make the density of background: more than 0 if there are few. `band` is half the width in
+    sin(dec) of what of the simulation makes the signal of a declination.
     """
 
     # Without limits in the annotation: msgspec 0.22 mixes them up with the tuple's items.
@@ -74,7 +74,7 @@ class FitKeys(Struct, frozen=True, kw_only=True):
     energy_bins: Annotated[int, Meta(ge=1, le=1000)] = 30
     log10e: tuple[float, float] = (1.5, 7.5)
     least_events: Annotated[int, Meta(ge=1)] = 20
-    smoothing: Annotated[float, Meta(gt=0, le=30)] = 0.6
+    smoothing: Annotated[float, Meta(ge=0, le=30)] = 0.0
     band: Annotated[float, Meta(gt=0, le=1)] = 0.05
 
     @property

@@ -4,7 +4,7 @@ Owns what is made once of a configuration and serves all trials and all directio
 maximise: see `likelihood`.
 """
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 from msgspec.structs import replace
-from scipy.ndimage import gaussian_filter1d
 
 from dask_runner.errors import UsageError
 from dask_runner.sky import samples
+from dask_runner.sky.background import BackgroundDensity
 from dask_runner.sky.config import SearchConfig
 from dask_runner.sky.energies import Binning, EnergyRatios, Indices
 from dask_runner.sky.events import Array, Events, Simulation, away, wrapped
@@ -23,8 +23,8 @@ from dask_runner.sky.flux import PowerLaw
 from dask_runner.sky.reading import read_experiment, read_simulation
 
 _DAY: Final = 86_400.0
-# Bands of declination that are smoothed to the density of background.
-_FINE: Final = 2000
+# Of an even density of 1/2.
+_LEAST_DENSITY: Final = 1e-4
 # Prepared searches that a process keeps: a run has one.
 _KEPT: Final = 2
 
@@ -63,7 +63,8 @@ class Search:
             high=high,
             least=fit.least_events,
         )
-        self._centres, self._density = _density(experiment.dec, np.radians(fit.smoothing))
+        smoothing = np.radians(fit.smoothing)
+        self._background = BackgroundDensity(experiment.dec, experiment.sigma, smoothing)
         self._far = away(simulation.ra, simulation.dec, simulation.true_ra, simulation.true_dec)
         self._bearing = samples.bearing_of(simulation)
         self._sources: dict[tuple[float, PowerLaw], Source] = {}
@@ -77,8 +78,15 @@ class Search:
 
     def density(self, dec: float | Array) -> Array:
         """Background events per sin(dec), as a share of all, at declinations in radians."""
-        found: Array = np.interp(dec, self._centres, self._density)
-        return found
+        return self._background.at(dec)
+
+    def check_background(self, dec: float) -> None:
+        """Raises UsageError for a declination near which the experiment has no events."""
+        if self.density(dec) < _LEAST_DENSITY:
+            raise UsageError(
+                f"the experiment has no events near declination {np.degrees(dec):.2f} degrees",
+                hint="a larger fit.smoothing, if there are few events",
+            )
 
     def bins(self, events: Events) -> Indices:
         """The bins of the energy table."""
@@ -173,17 +181,3 @@ class Search:
 def _loaded(key: bytes) -> Search:
     config = msgspec.json.decode(key, type=SearchConfig)
     return Search(config, read_experiment(config), read_simulation(config))
-
-
-def _density(dec: Array, width: float) -> tuple[Array, Array]:
-    """Events per sin(dec) over all, at equal steps of declination: counts in narrow bands over the
-    width of the bands in sin(dec), both smoothed by a Gaussian with the standard deviation `width`
-    (radians) and mirrored at the poles.
-    """
-    place = np.floor((dec / np.pi + 0.5) * _FINE).astype(np.int64)
-    counts = np.bincount(np.clip(place, 0, _FINE - 1), minlength=_FINE).astype(np.float64)
-    edges = (np.arange(_FINE + 1) / _FINE - 0.5) * np.pi
-    areas = np.diff(np.sin(edges))
-    shape = partial(gaussian_filter1d, sigma=width / np.pi * _FINE, mode="reflect", truncate=6.0)
-    density = shape(counts) / shape(areas)
-    return (edges[1:] + edges[:-1]) / 2, density / (density * areas).sum()

@@ -132,10 +132,7 @@ class PointSource(Struct, frozen=True, kw_only=True):
                 f"{_MOST_EXTENSION:g} degrees"
             )
         search = Search.load(self.search)
-        if not search.density(dec) > 0:
-            raise UsageError(
-                f"model point-source: the experiment has no events near dec={point['dec']}"
-            )
+        search.check_background(dec)
         scrambler = Scrambler(search, dec, radians(extension))
         if not n_sig:
             return partial(_background, scrambler)
