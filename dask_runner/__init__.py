@@ -1,7 +1,7 @@
 """Independent batches of physics work over a Dask cluster of department machines.
 
-`generate`, `reconstruct`, `command`, `start` and `open_run` return a `Run`; see docs/python.md.
-They are imported when first asked for, so that the command line starts fast.
+`generate`, `reconstruct`, `command`, `histogram`, `start` and `open_run` return a `Run`; see
+docs/python.md. They are imported when first asked for, so that the command line starts fast.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         Run,
         command,
         generate,
+        histogram,
         load_trials,
         open_run,
         reconstruct,
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "command",
     "generate",
+    "histogram",
     "load_trials",
     "open_run",
     "reconstruct",

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -30,6 +30,9 @@ from dask_runner.workloads.command import Command
 from dask_runner.workloads.generate import Generate
 from dask_runner.workloads.interface import Workload
 from dask_runner.workloads.reconstruct import Reconstruct
+
+if TYPE_CHECKING:
+    from dask_runner.histograms.result import HistogramResult
 
 
 class Run:
@@ -116,12 +119,27 @@ class Run:
         return verify.verify(state, state.folder, thorough=True)
 
     def merge(
-        self, folder: Path | str | None = None, *, acceptance: float = 1.0
+        self,
+        folder: Path | str | None = None,
+        *,
+        acceptance: float = 1.0,
+        to: Sequence[Path | str] = (),
     ) -> merging.MergeResult:
-        """Join the outputs into one file of each kind."""
+        """Join the outputs into one file of each kind; `to` names the files of histograms."""
         state = self.state
         target = None if folder is None else Path(folder)
-        return merging.merge(state, state.folder, target=target, acceptance=acceptance)
+        named = [Path(path) for path in to]
+        return merging.merge(state, state.folder, target=target, acceptance=acceptance, to=named)
+
+    def histograms(self, *, acceptance: float = 1.0) -> "HistogramResult":
+        """The merged histograms of a run of `histogram`, by name, with the cutflow.
+
+        Raises FailedBatchesError if less than `acceptance` of the events is done, UsageError for a
+        run of another workload.
+        """
+        from dask_runner import histogram_results  # noqa: PLC0415  (uproot only if wanted)
+
+        return histogram_results.load(self.state, acceptance=acceptance)
 
     def arrays(self, kind: str = "NTUP", tree: str = "events", *, partial: bool = False) -> Any:
         """A tree of all published files of a kind, in event order, as an awkward array.
@@ -246,6 +264,85 @@ def throw_trials(
     planned = trial_runs.plan(request, settings, target)
     rest["ship"] = planned.ship
     return _start(planned.workload, settings, **rest)
+
+
+def histogram(
+    *,
+    files: str | Sequence[str] = (),
+    tree: str = "",
+    fill: str | Sequence[str] = (),
+    bins: str | Sequence[Any] = (),
+    names: str | Sequence[str] = (),
+    where: str = "",
+    where_event: str | Sequence[str] = (),
+    weight: str = "",
+    samples: Mapping[str, str] | None = None,
+    by_sample: bool = False,
+    config: Path | str | None = None,
+    function: str = "",
+    branches: Sequence[str] = (),
+    skim: str | Sequence[str] = (),
+    batch_size: int = 0,
+    **options: Any,
+) -> Run:
+    """Fill histograms from trees of ROOT files, or write a skim, as the command of that name:
+    `bins` are texts as of --bins, or (N, low, high), or a list of edges, one for each `fill`.
+
+    `options`: keys of the histogram section and of the run section, `chunk` (entries that a
+    function sees at once), and those of `start`. Raises UsageError and BadInputError as the
+    command does.
+    """
+    from dask_runner import histogram_runs  # noqa: PLC0415  (uproot only if wanted)
+    from dask_runner.histograms.drafting import Asked  # noqa: PLC0415  (see above)
+    from dask_runner.workloads.histogram import CHUNK  # noqa: PLC0415  (see above)
+
+    chunk = options.pop("chunk", CHUNK)
+    sections, rest = _split(options, "histogram")
+    settings = _settings(sections, rest)
+    asked = Asked(
+        config=None if config is None else Path(config),
+        files=_several(files),
+        tree=tree,
+        fill=_several(fill),
+        bins=_bins(bins),
+        names=_several(names),
+        weight=weight,
+        where=where,
+        where_event=_several(where_event),
+        samples=tuple(f"{name}={pattern}" for name, pattern in (samples or {}).items()),
+        by_sample=by_sample,
+        function=function,
+        branches=tuple(branches),
+        skim=_several(skim),
+    )
+    request = histogram_runs.HistogramRequest(
+        asked=asked,
+        batch_size=batch_size,
+        chunk=chunk,
+        ship=tuple(Path(path) for path in rest.get("ship", ())),
+        import_path=tuple(str(Path(path).absolute()) for path in rest.get("import_path", ())),
+    )
+    planned = histogram_runs.plan(request, settings, _target(settings, rest))
+    rest["ship"] = planned.ship
+    return _start(planned.workload, settings, **rest)
+
+
+def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _bins(given: str | Sequence[Any]) -> tuple[str, ...]:
+    """As --bins takes them: a tuple of numbers is (N, low, high), a list of numbers are edges."""
+    if isinstance(given, str):
+        return (given,)
+    if given and all(isinstance(one, int | float) for one in given):
+        given = [given]
+    return tuple(one if isinstance(one, str) else _bins_text(one) for one in given)
+
+
+def _bins_text(numbers: Sequence[float]) -> str:
+    text = ",".join(repr(number) for number in numbers)
+    return text if isinstance(numbers, tuple) else f"[{text}]"
 
 
 def _counts(number: int | Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from dask_runner.errors import UsageError
+from dask_runner.histograms.conversion import uhi_name
 from dask_runner.histograms.result import Cut, Filled, HistogramResult, Numbers
 from dask_runner.histograms.spec import Axis
 
@@ -87,7 +88,7 @@ def as_uhi(filled: Filled) -> dict[str, Any]:
 
 
 def _uhi_axis(axis: Axis) -> dict[str, Any]:
-    metadata = {"name": axis.name, "label": axis.label}
+    metadata = {"name": uhi_name(axis), "label": axis.label}
     if axis.kind == "category":
         return {
             "type": "category_str",
