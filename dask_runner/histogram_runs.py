@@ -7,7 +7,7 @@ out from the first file is found out before anything is started. Refuses to disp
 import glob
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,20 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dask_runner.errors import BadInputError, UsageError
-from dask_runner.files import text_to_path
+from dask_runner.downloads import is_address
+from dask_runner.errors import BadInputError, RunnerError, UnreachableError, UsageError
 from dask_runner.histograms import functions
-from dask_runner.histograms.drafting import Asked, Draft, draft, with_samples
+from dask_runner.histograms.drafting import Asked, Draft, check_name, draft, with_samples
 from dask_runner.histograms.ranges import Measured, measure
 from dask_runner.histograms.skimming import resolve
 from dask_runner.histograms.spec import FunctionSpec, HistogramSpec, Job
 from dask_runner.host_imports import as_on_hosts, copied
 from dask_runner.opening import Target
 from dask_runner.prospect import Prospects
-from dask_runner.rootfiles.chunks import reader
+from dask_runner.rootfiles.chunks import Reader, reader
 from dask_runner.settings import Settings
 from dask_runner.workloads.histogram import CHUNK, Histogram
-from dask_runner.workloads.histogram_inputs import absolute
-from dask_runner.workloads.inputs import is_address
+from dask_runner.workloads.histogram_inputs import absolute, place_of
 from dask_runner.workloads.names import natural_key
 
 # Files of a pattern that are opened in search of one with entries, and how many of those may be
@@ -68,7 +67,14 @@ def plan(request: HistogramRequest, settings: Settings, target: Target) -> Plann
     job = _with_absolute_samples(drafted)
     files = tuple(absolute(pattern, drafted.files_folder) for pattern in drafted.files)
     with copied(ship) as copy, as_on_hosts(copy, request.import_path):
-        job, measured = _tried(job, files, drafted, name, request.chunk)
+        job, measured = _Trying(
+            job=job,
+            files=files,
+            drafted=drafted,
+            name=name,
+            chunk=request.chunk,
+            timeout=settings.histogram.remote_timeout,
+        ).tried()
     workload = Histogram(
         job=job,
         files=files,
@@ -76,7 +82,8 @@ def plan(request: HistogramRequest, settings: Settings, target: Target) -> Plann
         chunk=request.chunk,
         measured=measured,
         slots=max(1, Prospects(settings, target).tell(1_000_000, None).slots),
-        batch_seconds=settings.trials.batch_seconds,
+        batch_seconds=settings.histogram.batch_seconds,
+        remote_timeout=settings.histogram.remote_timeout,
     )
     return Planned(workload=workload, ship=ship, measured=measured)
 
@@ -91,44 +98,88 @@ def _with_absolute_samples(drafted: Draft) -> Job:
     )
 
 
-def _tried(
-    job: Job, files: Sequence[str], drafted: Draft, name: str, chunk: int
-) -> tuple[Job, Measured]:
-    """The complete job, and what it takes. A damaged file does not stop it, if others can be read:
-    its own batches will say so.
-    """
-    said: BadInputError | None = None
-    for path in itertools.islice(_with_entries(job, files), _DAMAGED):
-        try:
-            whole = _with_function(job, name, drafted, path, chunk) if name else job
-            if job.skim:
-                whole = replace(whole, skim=_skim_of(whole, path))
-            return whole, measure(whole, text_to_path(path), path, chunk=chunk if name else 0)
-        except BadInputError as error:
-            said = said or error
-    if said is not None:
-        raise said
-    raise UsageError(
-        f"no file with entries in {job.tree}", hint="look at what --files and --sample match"
-    )
+class _Trying(Struct, frozen=True, kw_only=True):
+    """A job that is completed and tried on files: `name` is that of its function, if it has one."""
 
+    job: Job
+    files: tuple[str, ...]
+    drafted: Draft
+    name: str
+    chunk: int
+    timeout: float
 
-def _with_entries(job: Job, files: Sequence[str]) -> Iterator[str]:
-    """Files that can be opened and have entries. Raises what is wrong with the first if none is."""
-    said: BadInputError | None = None
-    found = False
-    for path in _candidates(job, files):
-        try:
-            with reader(text_to_path(path), job.tree) as tree:
-                entries = tree.entries
-        except BadInputError as error:
-            said = said or error
-            continue
-        found = True
-        if entries:
-            yield path
-    if said is not None and not found:
-        raise said
+    def tried(self) -> tuple[Job, Measured]:
+        """The complete job, and what it takes. A damaged file does not stop it, if others can be
+        read: its own batches will say so.
+        """
+        said: RunnerError | None = None
+        for path in itertools.islice(self._with_entries(), _DAMAGED):
+            try:
+                with self._open(path) as tree:
+                    job = self._completed(tree)
+                return job, self._measured(job, path)
+            except (BadInputError, UnreachableError) as error:
+                said = said or error
+        if said is not None:
+            raise said
+        raise UsageError(
+            f"no file with entries in {self.job.tree}",
+            hint="look at what --files and --sample match",
+        )
+
+    def _open(self, path: str) -> AbstractContextManager[Reader]:
+        return reader(place_of(path), self.job.tree, timeout=self.timeout)
+
+    def _with_entries(self) -> Iterator[str]:
+        """Files that can be opened and have entries. Raises what is wrong with the first if none
+        can.
+        """
+        said: RunnerError | None = None
+        found = False
+        for path in _candidates(self.job, self.files):
+            try:
+                with self._open(path) as tree:
+                    entries = tree.entries
+            except (BadInputError, UnreachableError) as error:
+                said = said or error
+                continue
+            found = True
+            if entries:
+                yield path
+        if said is not None and not found:
+            raise said
+
+    def _completed(self, tree: Reader) -> Job:
+        job = self.job
+        if self.name:
+            job = self._with_function(job, tree)
+        if job.skim:
+            job = replace(job, skim=resolve(job.skim, tree.types))
+        return job
+
+    def _measured(self, job: Job, path: str) -> Measured:
+        chunk = self.chunk if self.name else 0
+        with self._open(path) as tree:
+            return measure(job, tree, path, chunk=chunk)
+
+    def _with_function(self, job: Job, tree: Reader) -> Job:
+        """The job with what the function makes of the first chunk."""
+        name, branches = self.name, functions.needed(self.name, self.drafted.branches)
+        spec = FunctionSpec(name=name, branches=branches, sha256=functions.source_hash(name))
+        call = functions.UserFunction(spec)
+        piece = next(tree.chunks(branches, 0, min(tree.entries, self.chunk), step=self.chunk))
+        with _as_user_error(name):
+            made = call(piece, np.ones(piece.entries, np.bool_))
+        taken = {one.name for one in job.histograms}
+        specs: list[HistogramSpec] = []
+        for key, histogram in made.items():
+            check_name(key, f"function {name}")
+            if key in taken:
+                raise UsageError(f"function {name}: there is another histogram {key!r}")
+            own = functions.described(key, histogram)
+            functions.contents(key, histogram)
+            specs.append(with_samples(own, job.samples, name) if job.samples else own)
+        return replace(job, histograms=(*job.histograms, *specs), function=spec)
 
 
 def _candidates(job: Job, files: Sequence[str]) -> Iterator[str]:
@@ -143,28 +194,6 @@ def _candidates(job: Job, files: Sequence[str]) -> Iterator[str]:
         yield from sorted(found, key=natural_key)[:_TRIED]
 
 
-def _with_function(job: Job, name: str, drafted: Draft, first: str, chunk: int) -> Job:
-    """The job with what the function makes of the first chunk."""
-    branches = functions.needed(name, drafted.branches)
-    spec = FunctionSpec(name=name, branches=branches, sha256=functions.source_hash(name))
-    call = functions.UserFunction(spec)
-    with reader(text_to_path(first), job.tree) as tree:
-        piece = next(tree.chunks(branches, 0, min(tree.entries, chunk), step=chunk))
-    with _as_user_error(name):
-        made = call(piece, np.ones(piece.entries, np.bool_))
-    specs: list[HistogramSpec] = []
-    for key, histogram in made.items():
-        own = functions.described(key, histogram)
-        functions.contents(key, histogram)
-        by_sample = bool(job.samples)
-        specs.append(with_samples(own, job.samples, name) if by_sample else own)
-    taken = {one.name for one in job.histograms}
-    twice = [one.name for one in specs if one.name in taken]
-    if twice:
-        raise UsageError(f"two histograms have the name {twice[0]}")
-    return replace(job, histograms=(*job.histograms, *specs), function=spec)
-
-
 @contextmanager
 def _as_user_error(name: str) -> Iterator[None]:
     """What the user's code raises is told with its place."""
@@ -176,11 +205,6 @@ def _as_user_error(name: str) -> Iterator[None]:
         raise UsageError(
             f"function {name}: failed on the first chunk: {type(error).__name__}: {error}"
         ) from error
-
-
-def _skim_of(job: Job, first: str) -> tuple[str, ...]:
-    with reader(text_to_path(first), job.tree) as tree:
-        return resolve(job.skim, tree.types)
 
 
 def _name_and_file(drafted: Draft) -> tuple[str, tuple[Path, ...]]:

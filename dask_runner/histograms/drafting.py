@@ -115,7 +115,7 @@ def _samples(asked: Asked, config: Config) -> tuple[Sample, ...]:
     found: Mapping[str, str] = given or config.keys.samples
     for name in found:
         place = f"--sample {name}" if given else config.place(f"samples.{name}")
-        _check_name(name, place)
+        check_name(name, place)
     return tuple(Sample(name=name, pattern=pattern) for name, pattern in found.items())
 
 
@@ -243,13 +243,14 @@ def _check_together(job: Job, histograms: Sequence[HistogramSpec], function: str
 def _check_names(histograms: Sequence[HistogramSpec], samples: Sequence[Sample]) -> None:
     seen = {sample.name for sample in samples}
     for spec in histograms:
-        _check_name(spec.name, f"histogram {spec.name}")
+        check_name(spec.name, f"histogram {spec.name}")
         if spec.name in seen:
             raise UsageError(f"two histograms or samples have the name {spec.name}")
         seen.add(spec.name)
 
 
-def _check_name(name: str, place: str) -> None:
+def check_name(name: str, place: str) -> None:
+    """Raises UsageError for what cannot be the name of a histogram or sample."""
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME or name in _RESERVED:
         raise UsageError(
             f"{place}: {name!r} cannot be its name",

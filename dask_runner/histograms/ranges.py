@@ -17,7 +17,7 @@ from dask_runner.histograms.passes import Pass
 from dask_runner.histograms.skimming import Skim, SkimWriter
 from dask_runner.histograms.spec import Job
 from dask_runner.histograms.values import CountsDifferError
-from dask_runner.rootfiles.chunks import Chunk, Reader, reader
+from dask_runner.rootfiles.chunks import Chunk, Reader
 
 # Of the pilot: it ends after so many s, or entries.
 _PILOT_SECONDS = 0.4
@@ -27,11 +27,10 @@ _PIECE = 5_000
 
 
 class Measured(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the first entries of a file took, in s of CPU: `opening` the file, and each `entry`.
-    `part_bytes` is what a batch returns, `entry_bytes` what a skim writes for each entry.
+    """What the first `entries` of a file took: `entry` in s of CPU each. `part_bytes` is what a
+    batch returns, `entry_bytes` what a skim writes for each entry.
     """
 
-    opening: float
     entry: float
     part_bytes: int
     entry_bytes: float = 0.0
@@ -87,29 +86,24 @@ class RangeWork:
             raise selected.unequal(error, "--skim") from error
 
 
-def measure(job: Job, local: Path, shown: str, *, chunk: int) -> Measured:
+def measure(job: Job, tree: Reader, shown: str, *, chunk: int) -> Measured:
     """Try the first entries of a file; `chunk` is what a function sees at once, 0 without one.
     Raises what a batch would raise, here and now.
     """
     with tempfile.TemporaryDirectory(prefix="dask-runner-") as folder:
         began = time.process_time()
-        with reader(local, job.tree) as tree:
-            work = RangeWork(job, tree, shown)
-            opened = time.process_time()
-            stop = min(tree.entries, max(chunk, _PILOT_ENTRIES))
-            target = Path(folder) / "skim.root"
-            work.run(
-                0,
-                stop,
-                step=chunk or _PIECE,
-                target=target,
-                deadline=time.monotonic() + _PILOT_SECONDS,
-            )
-            took = time.process_time() - opened
+        work = RangeWork(job, tree, shown)
+        target = Path(folder) / "skim.root"
+        work.run(
+            0,
+            min(tree.entries, max(chunk, _PILOT_ENTRIES)),
+            step=chunk or _PIECE,
+            target=target,
+            deadline=time.monotonic() + _PILOT_SECONDS,
+        )
         entries = max(1, work.work.events)
         return Measured(
-            opening=opened - began,
-            entry=took / entries,
+            entry=(time.process_time() - began) / entries,
             part_bytes=len(sums.encode(work.work.sums)),
             entry_bytes=target.stat().st_size / entries if job.skim else 0.0,
             entries=work.work.events,

@@ -19,6 +19,7 @@ from msgspec import Struct
 from dask_runner.errors import BadInputError
 from dask_runner.rootfiles.boundary import no_tree, opened, translated, tree_in
 from dask_runner.rootfiles.reading import Indexed, indexed
+from dask_runner.rootfiles.remote import TIMEOUT, opened_remote
 from dask_runner.rootfiles.tables import Table, column_name
 
 # What is unpacked at once of all wanted branches, in bytes, and within which number of entries.
@@ -59,7 +60,7 @@ class TreeShape(Struct, frozen=True, kw_only=True):
 class Reader:
     """An open tree. Whatever is wrong with the file is a BadInputError that names it."""
 
-    def __init__(self, path: Path, tree: "_Ours | _Any") -> None:
+    def __init__(self, path: Path | str, tree: "_Ours | _Any") -> None:
         self.path = path
         self._tree = tree
 
@@ -126,14 +127,12 @@ class Reader:
 
 
 @contextmanager
-def reader(path: Path, tree: str) -> Iterator[Reader]:
-    """The tree of a file, for as long as this is open. Raises BadInputError."""
+def reader(path: Path | str, tree: str, *, timeout: float = TIMEOUT) -> Iterator[Reader]:
+    """The tree of a file, for as long as this is open. What is text is an address, whose server has
+    `timeout` s for each request. Raises BadInputError, UnreachableError.
+    """
     with ExitStack() as stack:
-        ours = stack.enter_context(indexed(path))
-        if ours is not None:
-            found: _Ours | _Any = _Ours(ours, tree)
-        else:
-            found = _Any(path, tree_in(stack.enter_context(opened(path)), path, tree))
+        found = _opened(stack, path, tree, timeout)
         kept = stack.pop_all()
     # Closed without being told of what happens in between.
     try:
@@ -142,10 +141,21 @@ def reader(path: Path, tree: str) -> Iterator[Reader]:
         kept.close()
 
 
+def _opened(stack: ExitStack, path: Path | str, tree: str, timeout: float) -> "_Ours | _Any":
+    if isinstance(path, str):
+        file = stack.enter_context(opened_remote(path, timeout=timeout))
+        with translated(path):
+            return _Any(path, tree_in(file, path, tree))
+    ours = stack.enter_context(indexed(path))
+    if ours is not None:
+        return _Ours(ours, tree)
+    return _Any(path, tree_in(stack.enter_context(opened(path)), path, tree))
+
+
 class _Any:
     """A tree that uproot reads: TTree or RNTuple."""
 
-    def __init__(self, path: Path, node: Any) -> None:
+    def __init__(self, path: Path | str, node: Any) -> None:
         self._path = path
         self._node = node
         self._is_ntuple = hasattr(node, "cluster_summaries")
@@ -294,7 +304,9 @@ def aligned(
     return [(a, b - a) for a, b in pairwise([*cuts, entries])]
 
 
-def _columns(path: Path, names: Mapping[str, str], arrays: Mapping[str, Any]) -> dict[str, Column]:
+def _columns(
+    path: Path | str, names: Mapping[str, str], arrays: Mapping[str, Any]
+) -> dict[str, Column]:
     shared: list[npt.NDArray[np.int64]] = []
     return {
         name: _column(path, name, _member(arrays, full), shared) for name, full in names.items()
@@ -312,7 +324,7 @@ def _member(arrays: Mapping[str, Any], full: str) -> Any:
     return found
 
 
-def _column(path: Path, name: str, array: Any, shared: list[npt.NDArray[np.int64]]) -> Column:
+def _column(path: Path | str, name: str, array: Any, shared: list[npt.NDArray[np.int64]]) -> Column:
     """`shared` are offsets that other branches have: equal ones are made the same, so that they
     are compared once.
     """

@@ -346,6 +346,23 @@ class TrialSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 0.1
 
 
+class HistogramSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Histograms from ROOT files: `dask-runner histogram`."""
+
+    batch_seconds: Annotated[
+        float,
+        Meta(gt=0, description="What a batch should take, in s of CPU, if -b does not say it."),
+    ] = 30.0
+    remote_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="How long a server may take for one request of a remote input, in s; "
+            "besides, its bytes may come at 20 kB/s.",
+        ),
+    ] = 60.0
+
+
 class Geometry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parametrised detector (Delphes ATLAS card; the calorimeter shells are round numbers of
     our own). Lengths in m.
@@ -386,4 +403,5 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     generate: GenerateSettings = field(default_factory=GenerateSettings)
     reconstruct: ReconstructSettings = field(default_factory=ReconstructSettings)
     trials: TrialSettings = field(default_factory=TrialSettings)
+    histogram: HistogramSettings = field(default_factory=HistogramSettings)
     geometry: Geometry = field(default_factory=Geometry)

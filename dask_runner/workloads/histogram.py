@@ -11,6 +11,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from dask_runner.batch import Batch, InputFile, InputRange, PlannedOutput
+from dask_runner.downloads import is_address
 from dask_runner.errors import BadInputError
 from dask_runner.files import text_to_path
 from dask_runner.histograms import combining, passes, sums
@@ -30,13 +31,16 @@ _ENDING = ".hist"
 _SKIM_ENDING = ".SKIM.root"
 # Without -b: batches of this many s of CPU, but at least so many for each slot, none shorter.
 _ROUNDS, _SHORTEST = 4, 0.5
+# What a batch takes before its first entry, in s of CPU: its process, and opening the file.
+_OPENING = 0.05
 
 
 class Histogram(Struct, frozen=True, kw_only=True):
     """The job on ranges of about `batch_size` entries of the files that match `files` (absolute
     patterns, or addresses) and those of the job's samples. `chunk` are the entries that a function
     sees at once; batches are of whole chunks then. With `batch_size` 0, batches take about
-    `batch_seconds`, as far as `measured` tells; the forecast is for `slots` slots.
+    `batch_seconds`, as far as `measured` tells; the forecast is for `slots` slots. A server of
+    remote inputs has `remote_timeout` s for each request.
     """
 
     uses_folder: ClassVar[bool] = True
@@ -48,6 +52,7 @@ class Histogram(Struct, frozen=True, kw_only=True):
     measured: Measured | None = None
     slots: int = 1
     batch_seconds: float = 30.0
+    remote_timeout: float = 60.0
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -57,7 +62,9 @@ class Histogram(Struct, frozen=True, kw_only=True):
 
     def plan(self) -> Plan:
         """Open and count every file, then divide. Raises UsageError if a pattern has no file."""
-        found = histogram_inputs.survey(self.job, self.files, self._branches())
+        found = histogram_inputs.survey(
+            self.job, self.files, self._branches(), timeout=self.remote_timeout
+        )
         batches = list(self._batches(found))
         return Plan(
             batches=batches,
@@ -71,9 +78,9 @@ class Histogram(Struct, frozen=True, kw_only=True):
         there.
         """
         (part,) = batch.inputs
-        path = text_to_path(part.path)
+        path = part.path if part.remote else text_to_path(part.path)
         output, *skim = batch.outputs
-        with reader(path, self.job.tree) as tree:
+        with reader(path, self.job.tree, timeout=self.remote_timeout) as tree:
             planned = int(batch.parameters["entries"])
             if tree.entries != planned:
                 raise BadInputError(
@@ -150,7 +157,7 @@ class Histogram(Struct, frozen=True, kw_only=True):
             yield f"{empty} of them have none"
         if self.measured is not None:
             one = self.measured
-            cpu = one.entry * entries + one.opening * len(batches)
+            cpu = one.entry * entries + _OPENING * len(batches)
             size = one.part_bytes * len(batches) + one.entry_bytes * entries
             yield (
                 f"expected: {_seconds(cpu)} of CPU, {_seconds(cpu / self.slots)} on {self.slots} "
@@ -178,7 +185,7 @@ class Histogram(Struct, frozen=True, kw_only=True):
     def _ranges(self, file: InputFile, shape: TreeShape, size: int) -> Sequence[InputRange]:
         grid = self.chunk if self.job.function else 1
         return [
-            InputRange(path=file.path, first=first, count=count)
+            InputRange(path=file.path, first=first, count=count, remote=is_address(file.path))
             for first, count in aligned(shape.entries, size, shape.boundaries, grid=grid)
         ]
 

@@ -5,14 +5,17 @@ Owns that a file is in the run once, and what is said of files that do not fit t
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from dask_runner import files
-from dask_runner.errors import UsageError
+from dask_runner.batch import InputFile
+from dask_runner.downloads import check_address, is_address
+from dask_runner.errors import BadInputError, UnreachableError, UsageError
 from dask_runner.histograms.spec import Job
+from dask_runner.rootfiles import remote
 from dask_runner.rootfiles.chunks import TreeShape, reader
 from dask_runner.workloads import inputs
 from dask_runner.workloads.inputs import Found, Survey
@@ -29,18 +32,23 @@ class Surveyed(Struct, frozen=True, kw_only=True):
     samples: dict[str, int]
 
 
-def survey(job: Job, patterns: Sequence[str], branches: Sequence[str]) -> Surveyed:
-    """Open and count all files that match; in parallel, for opening waits for storage. Raises
-    UsageError if a pattern has no file, or a file is of several samples.
+def survey(
+    job: Job, patterns: Sequence[str], branches: Sequence[str], *, timeout: float
+) -> Surveyed:
+    """Open and count all files that match; in parallel, for opening waits for storage and servers,
+    which have `timeout` s for each request. Raises UsageError if a pattern has no file, or a file
+    is of several samples.
     """
     paths, samples = _named(job, patterns)
     shapes: dict[str, TreeShape] = {}
 
     def inspect(path: str) -> Found | str:
-        return inputs.inspect(files.text_to_path(path), lambda local: look(path, local))
+        if is_address(path):
+            return _inspect_remote(path, lambda: look(path), timeout)
+        return inputs.inspect(files.text_to_path(path), lambda _: look(path))
 
-    def look(path: str, local: Path) -> int:
-        with reader(local, job.tree) as tree:
+    def look(path: str) -> int:
+        with reader(place_of(path), job.tree, timeout=timeout) as tree:
             shapes[path] = tree.shape(branches)
         return shapes[path].entries
 
@@ -54,9 +62,29 @@ def survey(job: Job, patterns: Sequence[str], branches: Sequence[str]) -> Survey
     )
 
 
+def place_of(path: str) -> Path | str:
+    """Where the input of this name is read: a file, or an address."""
+    return path if is_address(path) else files.text_to_path(path)
+
+
+def _inspect_remote(url: str, count: Callable[[], int], timeout: float) -> Found | str:
+    try:
+        facts = remote.facts(url, timeout=timeout)
+        entries = count()
+    except (BadInputError, UnreachableError) as error:
+        return error.message if url in error.message else f"{url}: {error.message}"
+    file = InputFile(
+        path=url, bytes=facts.bytes, mtime_ns=0, entries=entries, fingerprint=facts.stamp
+    )
+    return Found(file=file, identity=(-1, hash(url)))
+
+
 def absolute(pattern: str, here: Path) -> str:
-    """A pattern in the form that means the same everywhere."""
-    if inputs.is_address(pattern):
+    """A pattern in the form that means the same everywhere. Raises UsageError for an address from
+    which we cannot read.
+    """
+    if is_address(pattern):
+        check_address(pattern)
         return pattern
     return files.path_to_text(os.path.abspath(here / Path(pattern).expanduser()))  # noqa: PTH100 - resolves no links
 
@@ -86,7 +114,7 @@ def _named(job: Job, patterns: Sequence[str]) -> tuple[list[str], dict[str, int]
 
 
 def _matching(pattern: str) -> list[str]:
-    if inputs.is_address(pattern):
+    if is_address(pattern):
         return [pattern]
     local = os.fspath(files.text_to_path(pattern))
     if Path(local).is_dir():

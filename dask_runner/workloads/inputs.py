@@ -88,14 +88,9 @@ def stem_path(path: str) -> Path:
     """A path for the name of an input's outputs: different for all inputs, also for URLs that
     differ in the query only.
     """
-    if not downloads.is_url(path):
+    if not downloads.is_address(path):
         return files.text_to_path(path)
     return Path(path.replace("/", "%2F")) / files.text_to_path(downloads.name_of(path))
-
-
-def is_address(text: str) -> bool:
-    """True for what is not a path but an address, as in `root://`."""
-    return _SCHEME.match(text) is not None
 
 
 def survey_each(paths: Sequence[T], inspect: Callable[[T], "Found | str"]) -> Survey:
