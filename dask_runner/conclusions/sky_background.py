@@ -76,7 +76,8 @@ def background(
 def identity_of(search: SearchConfig) -> str:
     """Equal for the same search, wherever its files are and whatever it injects."""
     plain = PointSource.identity({"search": msgspec.to_builtins(search)})
-    content = [plain, search.signal.extension]
+    kept = {key: value for key, value in plain.items() if key != "signal"}
+    content = [kept, search.signal.extension]
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
