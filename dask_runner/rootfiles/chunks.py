@@ -290,6 +290,8 @@ def aligned(
     """
     if grid > 1:
         size = max(grid, round(size / grid) * grid)
+    if not entries:
+        return []
     ends = np.asarray(boundaries, np.int64)
     cuts = [0]
     while cuts[-1] + size < entries:

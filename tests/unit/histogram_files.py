@@ -48,9 +48,14 @@ def write(path, number=1000, seed=1, basket=300, columns=None):
     return columns
 
 
-def damage(path, where=0.5, length=40):
-    """Overwrite some bytes of a file, at this share of its length; it opens, but cannot be read."""
-    data = bytearray(path.read_bytes())
-    start = int(len(data) * where)
+def damage(path, branch="jet_E", basket=5, length=40):
+    """Overwrite some bytes of a basket: the file opens, but that cannot be read. Returns what was
+    there.
+    """
+    with uproot.open(path) as file:
+        start = int(file[TREE][branch].member("fBasketSeek")[basket]) + 150
+    whole = path.read_bytes()
+    data = bytearray(whole)
     data[start : start + length] = b"\xff" * length
     path.write_bytes(data)
+    return whole
