@@ -37,12 +37,14 @@ class AxisSummary(Struct, frozen=True, kw_only=True):
 
 
 class HistogramSummary(Struct, frozen=True, kw_only=True):
-    """A histogram: `integral` is the sum of weights within all axes, with its error."""
+    """A histogram: `integral` is the sum of weights within all axes, with its error; `entries` is
+    null where only a user's function could know.
+    """
 
     name: str
     axes: tuple[AxisSummary, ...]
     samples: tuple[str, ...]
-    entries: int
+    entries: int | None
     nan: int
     integral: float
     integral_error: float
@@ -107,11 +109,16 @@ def summarize(filled: Filled) -> HistogramSummary:
         name=filled.spec.name,
         axes=tuple(_axis(filled, k) for k, axis in enumerate(axes) if axis.kind != "category"),
         samples=samples,
-        entries=filled.entries,
+        entries=None if is_uncounted(filled) else filled.entries,
         nan=filled.nan,
         integral=float(filled.values[filled.inner].sum()),
         integral_error=float(np.sqrt(filled.variances[filled.inner].sum())),
     )
+
+
+def is_uncounted(filled: Filled) -> bool:
+    """True for a weighted histogram of a user's function, which does not say how often it filled."""
+    return filled.weighted and not filled.counts.any() and bool(filled.values.any())
 
 
 def _axis(filled: Filled, position: int) -> AxisSummary:

@@ -41,7 +41,8 @@ def _histograms(found: Sequence[HistogramSummary]) -> Any:
     )  # fmt: skip
     rows = []
     for one in found:
-        totals = (one.entries, with_error(one.integral, one.integral_error, _SIGN), one.nan)
+        entries = "-" if one.entries is None else one.entries
+        totals = (entries, with_error(one.integral, one.integral_error, _SIGN), one.nan)
         for k, axis in enumerate(one.axes):
             first = k == 0
             rows.append(

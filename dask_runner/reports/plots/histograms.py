@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_runner.errors import UsageError
-from dask_runner.histogram_results import axis_title
+from dask_runner.histogram_results import axis_title, is_uncounted
 from dask_runner.histograms.result import Filled, HistogramResult
 from dask_runner.histograms.spec import Axis
 from dask_runner.optional import imported
@@ -59,6 +59,8 @@ def _one_axis(filled: Filled, result: HistogramResult, *, log: bool, stack: bool
     edges = _drawn_edges(axis)
     figure, (axes,) = new_figure()
     values, variances = filled.values[filled.inner], filled.variances[filled.inner]
+    # There is no logarithm of nothing.
+    log = log and bool((values > 0).any())
     if log:
         axes.set_yscale("log")
     if not filled.spec.by_sample:
@@ -67,6 +69,8 @@ def _one_axis(filled: Filled, result: HistogramResult, *, log: bool, stack: bool
         _stacked(axes, filled, edges, values, variances)
     else:
         _overlaid(axes, filled, edges, values, variances)
+    if _is_logarithmic(edges):
+        axes.set_xscale("log")
     axes.set_xlim(edges[0], edges[-1])
     _set_height(axes, values.sum(axis=0) if filled.spec.by_sample and stack else values, log=log)
     _name_axis(axes, "x", filled, axis)
@@ -100,6 +104,8 @@ def _overlaid(
     axes: Any, filled: Filled, edges: Numbers, values: Numbers, variances: Numbers
 ) -> None:
     middle = (edges[1:] + edges[:-1]) / 2
+    if _is_logarithmic(edges):
+        middle = np.sqrt(edges[1:] * edges[:-1])
     for k, (one, error) in enumerate(zip(values, np.sqrt(variances), strict=True)):
         color = COLORS[k % len(COLORS)]
         axes.stairs(
@@ -159,10 +165,18 @@ def _drawn_edges(axis: Axis) -> Numbers:
     return edges
 
 
+def _is_logarithmic(edges: Numbers) -> bool:
+    """True for bins that are equally wide on a logarithmic scale, over a decade or more."""
+    if len(edges) <= 2 or edges[0] <= 0 or edges[-1] < 10 * edges[0]:  # noqa: PLR2004  (two bins)
+        return False
+    steps = np.diff(np.log(edges))
+    return bool(np.allclose(steps, steps[0], rtol=1e-6))
+
+
 def _set_height(axes: Any, values: Numbers, *, log: bool) -> None:
     top = float(values.max(initial=0))
     positive = values[values > 0]
-    if log and positive.size:
+    if log:
         axes.set_ylim(_FLOOR * float(positive.min()), 2 * top)
     else:
         low = min(0.0, 1.1 * float(values.min(initial=0)))
@@ -187,6 +201,8 @@ def _height_label(filled: Filled, axis: Axis) -> str:
 
 def _account(filled: Filled) -> str:
     counts = filled.counts
+    if is_uncounted(filled):
+        return f"sum of weights {filled.values[filled.inner].sum():.5g}"
     outside = filled.entries - int(counts[filled.inner].sum())
     words = [f"{filled.entries:,} entries".replace(",", " ")]
     if outside:
@@ -198,6 +214,8 @@ def _account(filled: Filled) -> str:
 
 def _sample_label(filled: Filled, number: int) -> str:
     name = filled.spec.axes[0].categories[number]
+    if is_uncounted(filled):
+        return _plain(name)
     entries = f"{int(filled.counts[number].sum()):,}".replace(",", " ")
     return f"{_plain(name)} ({entries})"
 
