@@ -20,7 +20,7 @@ from dask_runner.errors import BadInputError, RunnerError, UnreachableError, Usa
 from dask_runner.histograms import functions
 from dask_runner.histograms.drafting import Asked, Draft, check_name, draft, with_samples
 from dask_runner.histograms.ranges import Measured, measure
-from dask_runner.histograms.skimming import resolve
+from dask_runner.histograms.skimming import objects_of, resolve
 from dask_runner.histograms.spec import FunctionSpec, HistogramSpec, Job
 from dask_runner.host_imports import as_on_hosts, copied
 from dask_runner.opening import Target
@@ -154,7 +154,9 @@ class _Trying(Struct, frozen=True, kw_only=True):
         if self.name:
             job = self._with_function(job, tree)
         if job.skim:
-            job = replace(job, skim=resolve(job.skim, tree.types))
+            columns = resolve(job.skim, tree.types)
+            pruned = objects_of(tree, columns, job.where)
+            job = replace(job, skim=columns, skim_objects=pruned)
         return job
 
     def _measured(self, job: Job, path: str) -> Measured:

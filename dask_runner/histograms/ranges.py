@@ -45,7 +45,7 @@ class RangeWork:
         self._shown = shown
         self._tree = tree
         self.work = Pass(job)
-        self._skim = Skim(job.skim, tree.types, job.where) if job.skim else None
+        self._skim = Skim(job.skim, tree.types, job.skim_objects) if job.skim else None
         own = () if self._skim is None else self._skim.branches
         self.branches = tuple(dict.fromkeys((*self.work.branches, *own)))
         self._job = job

@@ -58,7 +58,9 @@ def _write_parquet(
             table = _table(arrow, columns)
             if writer is None:
                 schema = table.schema.with_metadata({PARQUET_KEY: text})
-                writer = parquet.ParquetWriter(target, schema, compression="zstd", use_dictionary=False)
+                writer = parquet.ParquetWriter(
+                    target, schema, compression="zstd", use_dictionary=False
+                )
             if entries or not total:
                 writer.write_table(table, row_group_size=_ROWS)
             total += entries

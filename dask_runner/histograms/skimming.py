@@ -1,12 +1,13 @@
 """Skims: the selected events of a range, with some branches and derived columns, in a file.
 
-Owns what is written for `--skim`: events that pass `where_event`, and of each list that belongs to
-the collection of `where` the objects that pass it. The numbers of a column are those that were
-read, bit by bit. Refuses to guess: lists that should fit together and do not are an error.
+Owns what is written for `--skim`: events that pass `where_event`, and of each list with the objects
+of `where` those that pass it. Which lists these are is found once, in the first file, and not for
+each range: lists that do not fit any more later are an error. The numbers of a column are those
+that were read, bit by bit.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,6 +32,10 @@ _NUMBER = re.compile(
 )
 _LIST = re.compile(r"(?:std::|ROOT::VecOps::)?(?:vector|RVec|array)<(.*?)(?:,\s*\d+)?\s*>")
 _PLACE = "--skim"
+# How far the first file is looked at for lists with the objects of `where`.
+_LOOKED_AT = 100_000
+_STEP = 2_000
+_OBJECTS = 2_000
 # In the metadata of a file: its columns, without the counters that a TTree needs.
 COLUMNS = "columns"
 
@@ -116,8 +121,52 @@ def is_numeric(kind: str) -> bool:
     return _NUMBER.fullmatch(kind) is not None
 
 
+def objects_of(tree: rootfiles.TreeReader, columns: Sequence[str], where: str) -> tuple[str, ...]:
+    """The columns whose outermost lists have as many objects as `where` in each of the first
+    entries of an open tree; none if something in it cannot be evaluated, which a batch will say.
+    """
+    if not where:
+        return ()
+    try:
+        return _objects_of(tree, Skim(columns, tree.types), Expression(where, "--where"))
+    except CountsDifferError:
+        return ()
+
+
+def _objects_of(tree: rootfiles.TreeReader, skim: "Skim", cut: Expression) -> tuple[str, ...]:
+    branches = tuple(dict.fromkeys((*skim.branches, *cut.branches)))
+    same = set(skim.names)
+    objects = 0
+    for chunk in tree.chunks(branches, 0, min(tree.entries, _LOOKED_AT), step=_STEP):
+        values = as_values(chunk.columns)
+        mask = cut(values, chunk.entries)
+        if mask.offsets is None:
+            return ()
+        for name, column in skim.whole(chunk, values).items():
+            if not column.offsets or not np.array_equal(column.offsets[0], mask.offsets):
+                same.discard(name)
+        objects += len(mask.data)
+        if objects > _OBJECTS:
+            break
+    return tuple(name for name in skim.names if name in same)
+
+
+def as_values(columns: Mapping[str, Any]) -> dict[str, Value]:
+    """Columns as expressions take them; lists of lists cannot be in one."""
+    return {
+        name: Value(data=one.data, offsets=one.offsets[0] if one.offsets else None, name=name)
+        for name, one in columns.items()
+        if len(one.offsets) < 2  # noqa: PLR2004  (lists of lists)
+    }
+
+
+def is_list(kind: str) -> bool:
+    """True for the type of lists of any length."""
+    return "[]" in kind or "vector" in kind or "RVec" in kind
+
+
 class _Column(Struct, frozen=True, kw_only=True):
-    """A column to be written: a branch, or an expression; the collections that it belongs to."""
+    """A column to be written: a branch, or an expression of branches."""
 
     name: str
     branches: tuple[str, ...]
@@ -125,18 +174,23 @@ class _Column(Struct, frozen=True, kw_only=True):
 
 
 class Skim:
-    """What is written of a tree with these branches. `columns` are as `resolve` gives them."""
+    """What is written of a tree with branches of these `types`. `columns` are as `resolve` gives
+    them, `pruned` as `objects_of` does.
+    """
 
-    def __init__(self, columns: Sequence[str], types: Mapping[str, str], where: str = "") -> None:
+    def __init__(
+        self, columns: Sequence[str], types: Mapping[str, str], pruned: Collection[str] = ()
+    ) -> None:
         """Raises UsageError for expressions that are none, and counters that would have the name of
         a column.
         """
         self._types = {short_name(name): kind for name, kind in types.items()}
         self._columns = [self._column(text) for text in columns]
-        self._where = Expression(where, "--where").branches if where else ()
+        self._pruned = set(pruned)
         self.groups = self._groups()
         # The number of objects that were written is not always the number that was read.
-        counters = {f"n{group}" for group in self.groups.values()}
+        lists = {c.name for c in self._columns if is_list(self._types.get(c.name, ""))}
+        counters = {f"n{name}" for name in (*self.groups.values(), *lists)}
         self._columns = [c for c in self._columns if c.expression or c.name not in counters]
         self.branches = tuple(dict.fromkeys(b for c in self._columns for b in c.branches))
 
@@ -157,22 +211,25 @@ class Skim:
     def selected(
         self, chunk: Any, values: Mapping[str, Value], events: Mask, objects: Value | None
     ) -> dict[str, Any]:
-        """The columns of a chunk, cut down. Raises CountsDifferError if the objects of a column of
-        the collection of `where` are not as many as `objects`.
+        """The columns of a chunk, cut down. Raises CountsDifferError if a column that is to be
+        pruned has not as many objects as `objects`.
         """
-        pruned = self._collections(self._where, chunk) if objects is not None else set()
         found = {}
-        for column in self._columns:
-            if column.expression is None:
-                whole = chunk.columns[column.branches[0]]
-            else:
-                whole = _as_column(column.expression(values, chunk.entries))
-            mine = self._collections(column.branches, chunk)
+        for name, whole in self.whole(chunk, values).items():
             mask = None
-            if whole.offsets and objects is not None and mine & pruned:
-                mask = _matching(column.name, whole, objects)
-            found[column.name] = _cut(whole, events, mask)
+            if objects is not None and name in self._pruned:
+                mask = _matching(name, whole, objects)
+            found[name] = _cut(whole, events, mask)
         return found
+
+    def whole(self, chunk: Any, values: Mapping[str, Value]) -> dict[str, Any]:
+        """The columns of a chunk, all of them."""
+        return {
+            column.name: chunk.columns[column.branches[0]]
+            if column.expression is None
+            else _as_column(column.expression(values, chunk.entries))
+            for column in self._columns
+        }
 
     def _column(self, text: str) -> _Column:
         if derived := _DERIVED.fullmatch(text):
@@ -186,24 +243,12 @@ class Skim:
         for column in self._columns:
             kind = self._types.get(column.name, "")
             if column.expression is None and kind.endswith("[]"):
-                group = self.collection(column.name)
-                if f"n{group}" in self._types:
+                parts = column.name.split("_")
+                names = ("_".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
+                group = next((name for name in names if f"n{name}" in self._types), "")
+                if group:
                     found[column.name] = group
         return found
-
-    def collection(self, branch: str) -> str:
-        """What a branch belongs to: `jet` of `jet_pt` if there is a branch `njet`; else its name up
-        to the last underscore or point.
-        """
-        name = short_name(branch)
-        ends = [match.start() for match in re.finditer(r"[_.]", name)]
-        for end in reversed(ends):
-            if f"n{name[:end]}" in self._types:
-                return name[:end]
-        return name[: ends[-1]] if ends else name
-
-    def _collections(self, branches: Sequence[str], chunk: Any) -> set[str]:
-        return {self.collection(name) for name in branches if chunk.columns[name].offsets}
 
 
 class SkimWriter:
@@ -221,8 +266,11 @@ class SkimWriter:
         self, chunk: Any, values: Mapping[str, Value], events: Mask, objects: Value | None = None
     ) -> None:
         """Write what is selected of a chunk: `values` are its columns as expressions take them,
-        `events` (entries,) what passes, `objects` the mask of `where`. Raises CountsDifferError.
+        `events` (entries,) what passes, `objects` the mask of `where`; if that has one value for
+        each event, it selects events too. Raises CountsDifferError.
         """
+        if objects is not None and objects.offsets is None:
+            events, objects = events & objects.data.astype(bool), None
         columns = self._skim.selected(chunk, values, events, objects)
         self._file.append(columns, int(events.sum()))
 

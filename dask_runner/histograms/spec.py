@@ -103,7 +103,8 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that is made of a tree's entries. `where` selects objects, the expressions of
     `where_event` select events, in this order; `weight` multiplies the weights of all histograms.
-    `skim` are the branches to be written, also as `name = expression`.
+    `skim` are the branches to be written, also as `name = expression`; `where` selects what is in
+    the lists of those columns that are in `skim_objects`.
     """
 
     tree: str
@@ -113,4 +114,5 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     weight: str = ""
     samples: tuple[Sample, ...] = ()
     skim: tuple[str, ...] = ()
+    skim_objects: tuple[str, ...] = ()
     function: FunctionSpec | None = None

@@ -6,6 +6,7 @@ Refuses to know what the columns mean.
 """
 
 from dask_runner.rootfiles.chunks import Column as ListColumn
+from dask_runner.rootfiles.chunks import Reader as TreeReader
 from dask_runner.rootfiles.hashing import content_hash
 from dask_runner.rootfiles.histogram_writing import PlainAxis, PlainHistogram, write_histograms
 from dask_runner.rootfiles.histograms import Histogram, read_histogram
@@ -37,6 +38,7 @@ __all__ = [
     "PlainAxis",
     "PlainHistogram",
     "Table",
+    "TreeReader",
     "as_awkward",
     "concatenate",
     "concatenated",

@@ -184,7 +184,7 @@ class _Any:
         begin = first
         for arrays in self._arrays(names, first, stop, step):
             entries = min(step, stop - begin)
-            yield Chunk(first=begin, entries=entries, columns=_columns(self._path, names, arrays))
+            yield Chunk(first=begin, entries=entries, columns=columns_of(self._path, names, arrays))
             begin += entries
 
     def _arrays(
@@ -306,9 +306,12 @@ def aligned(
     return [(a, b - a) for a, b in pairwise([*cuts, entries])]
 
 
-def _columns(
+def columns_of(
     path: Path | str, names: Mapping[str, str], arrays: Mapping[str, Any]
 ) -> dict[str, Column]:
+    """Awkward arrays by full name as columns. Raises BadInputError for what has other things than
+    numbers in it.
+    """
     shared: list[npt.NDArray[np.int64]] = []
     return {
         name: _column(path, name, _member(arrays, full), shared) for name, full in names.items()

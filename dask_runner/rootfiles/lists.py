@@ -15,14 +15,16 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
-from dask_runner.errors import BadInputError
+from dask_runner.errors import BadInputError, UsageError
 from dask_runner.rootfiles import layout
-from dask_runner.rootfiles.chunks import Chunk, Column, reader
+from dask_runner.rootfiles.boundary import opened, tree_in
+from dask_runner.rootfiles.chunks import Chunk, Column, columns_of, reader
 from dask_runner.rootfiles.hashing import content_hash
+from dask_runner.rootfiles.index import empty_table
 from dask_runner.rootfiles.joining import concatenate
-from dask_runner.rootfiles.reading import is_ours
+from dask_runner.rootfiles.reading import indexed, is_ours
 from dask_runner.rootfiles.reproducible import recreate
-from dask_runner.rootfiles.tables import Jagged, Table, column_name
+from dask_runner.rootfiles.tables import Jagged, Table, branch_name, column_name
 from dask_runner.rootfiles.writing import COMPRESSION, Writer
 
 Columns = dict[str, Column]
@@ -57,7 +59,9 @@ class ListWriter:
             self._file.close(self.metadata, kind, error, trace)
 
     def append(self, columns: Columns, entries: int) -> None:
-        """Append entries. Raises ValueError if the columns are of other types than the first."""
+        """Append entries. Raises ValueError if the columns are of other types than the first, and
+        UsageError if the counter of a list has the name of another column.
+        """
         if self._file is None:
             deep = any(len(column.offsets) > 1 for column in columns.values())
             self._file = (
@@ -83,6 +87,11 @@ class _TreeFile:
             if not column.offsets:
                 continue
             group = self._groups.get(name, name)
+            if f"n{group}" in columns:
+                raise UsageError(
+                    f"{name}: ROOT needs a counter n{group} for it, which is another column",
+                    hint=f"leave n{group} out, or give {name} another name",
+                )
             there = jagged.setdefault(group, Jagged(offsets=column.offsets[0], columns={}))
             if not np.array_equal(there.offsets, column.offsets[0]):
                 raise ValueError(f"{name}: not as long as other lists of {group}")
@@ -186,10 +195,27 @@ def _offsets(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def read_lists(path: Path, tree: str) -> Iterator[Chunk]:
     """All branches of a tree in pieces of bounded size; one without entries if it has none."""
     with reader(path, tree) as found:
-        names = list(found.types)
-        if not found.entries:
-            yield from found.chunks(names, 0, 0)
-        yield from found.chunks(names, 0, found.entries)
+        if found.entries:
+            yield from found.chunks(list(found.types), 0, found.entries)
+            return
+    yield Chunk(first=0, entries=0, columns=_no_entries(path, tree))
+
+
+def _no_entries(path: Path, tree: str) -> Columns:
+    with indexed(path) as ours:
+        if ours is not None:
+            table = empty_table(ours.tree(tree))
+            columns = {name: Column(data=data) for name, data in table.columns.items()}
+            for group, jagged in table.jagged.items():
+                columns[f"n{group}"] = Column(data=jagged.counts.astype(np.int32))
+                for name, data in jagged.columns.items():
+                    offsets = (jagged.offsets,)
+                    columns[branch_name(group, name)] = Column(data=data, offsets=offsets)
+            return columns
+    with opened(path) as file:
+        arrays = tree_in(file, path, tree).arrays(library="ak")
+        fields = ak.fields(arrays)
+        return columns_of(path, {name: name for name in fields}, {n: arrays[n] for n in fields})
 
 
 def join_lists(
