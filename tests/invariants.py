@@ -302,15 +302,19 @@ def _check_ranges(history: History, violations: list[str]) -> None:
 
 
 def _trials(history: History) -> dict[str, list[tuple[int, int, int]]]:
-    """The ranges of trials of each point."""
+    """The ranges of trials of each point; the pixels of all skies are like those of one."""
     found: dict[str, list[tuple[int, int, int]]] = {}
     for index, batch in history.batches.items():
         parameters = batch.get("parameters", {})
-        if index not in history.superseded and "point" in parameters:
-            key = json.dumps(parameters["point"], sort_keys=True)
+        if index not in history.superseded and _is_range(batch):
+            key = json.dumps(parameters.get("point", {}), sort_keys=True)
             first = parameters["first"]
             found.setdefault(key, []).append((first, first + batch.get("count", 1), index))
     return found
+
+
+def _is_range(batch: dict[str, Any]) -> bool:
+    return "point" in batch.get("parameters", {}) or batch["workload"] == "skyscan"
 
 
 def _check_trials(point: str, spans: list[tuple[int, int, int]], violations: list[str]) -> None:
@@ -374,8 +378,8 @@ def _check_outputs(run_folder: Path, history: History, violations: list[str]) ->
 def _order(history: History, index: int) -> tuple[Any, ...]:
     """Event order: parts of split batches stand where the whole stood."""
     parameters = history.batches[index].get("parameters", {})
-    if "point" in parameters:
-        return (1, json.dumps(parameters["point"], sort_keys=True), parameters["first"])
+    if _is_range(history.batches[index]):
+        return (1, json.dumps(parameters.get("point", {}), sort_keys=True), parameters["first"])
     inputs = history.batches[index].get("inputs", ())
     if not inputs:
         return (0, index)
