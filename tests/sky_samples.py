@@ -6,7 +6,7 @@ from dask_runner.sky.detector import read_detector
 from dask_runner.sky.events import EVENT_COLUMNS, TRUTH_COLUMNS
 from dask_runner.sky.samples import synthetic_experiment, synthetic_simulation
 
-SEARCH = '[experiment]\nfile = "data.npy"\n[simulation]\nfile = "mc.npy"\n'
+SEARCH = 'livetime = 300\n[experiment]\nfile = "data.npy"\n[simulation]\nfile = "mc.npy"\n'
 
 
 def write_samples(folder, events=5000, simulated=20_000):

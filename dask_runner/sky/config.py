@@ -84,7 +84,9 @@ class FitKeys(Struct, frozen=True, kw_only=True):
 
 
 class SearchFile(Struct, frozen=True, kw_only=True):
-    """The whole file. `livetime` in days; that of the detector without."""
+    """The whole file. `livetime` in days, by default that of the detector; needed with a `file` of
+    [experiment], unless there is one of [detector] too.
+    """
 
     livetime: Positive | None = None
     detector: DetectorKeys = DetectorKeys()
@@ -144,7 +146,7 @@ def read_search(path: Path) -> SearchConfig:
         keys = msgspec.convert(table, SearchFile)
     except msgspec.ValidationError as error:
         raise BadInputError(f"{path}: {error}") from error
-    _check(path, keys.fit)
+    _check(path, keys)
     folder = path.absolute().parent
     detector = read_detector(folder / keys.detector.file if keys.detector.file else SHIPPED)
     return SearchConfig(
@@ -170,7 +172,13 @@ def _sample(path: Path, section: str, keys: ExperimentKeys | SimulationKeys) -> 
     return Sample(file=file, tree=tree)
 
 
-def _check(path: Path, fit: FitKeys) -> None:
+def _check(path: Path, keys: SearchFile) -> None:
+    if keys.experiment.file and keys.livetime is None and not keys.detector.file:
+        raise BadInputError(
+            f"{path}: an experiment of your own has a livetime of its own",
+            hint="livetime = DAYS at the top of the file",
+        )
+    fit = keys.fit
     low, high = fit.indices
     if not 0 <= low <= _MOST_INDEX or not 0 <= high <= _MOST_INDEX:
         raise BadInputError(f"{path}: fit.index is not within 0 to {_MOST_INDEX:g}")

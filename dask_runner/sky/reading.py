@@ -12,10 +12,13 @@ import numpy as np
 
 from dask_runner.errors import BadInputError
 from dask_runner.sky.config import SearchConfig
-from dask_runner.sky.events import EVENT_COLUMNS, TRUTH_COLUMNS, Array, Events, Simulation
+from dask_runner.sky.events import EVENT_COLUMNS, TRUTH_COLUMNS, Array, Events, Simulation, wrapped
 from dask_runner.sky.samples import synthetic_experiment, synthetic_simulation
 
 _TREE = "events"
+_CIRCLE = 2 * np.pi + 1e-6
+# No detector measures less or more: who has such numbers has forgotten the logarithm.
+_LOG10E = (-3.0, 15.0)
 _HINT = (
     "columns: ra, dec, sigma (radians), log10e (log10 of GeV); simulation also true_ra, true_dec, "
     "true_e (GeV), weight (GeV cm^2 sr)"
@@ -29,7 +32,7 @@ def read_experiment(config: SearchConfig) -> Events:
         return synthetic_experiment(config.detector, sample.events, sample.seed)
     columns = _columns(sample.file.local, sample.tree, EVENT_COLUMNS)
     _check_events(columns, sample.file.local)
-    return Events(**columns)
+    return Events(**{**columns, "ra": wrapped(columns["ra"])})
 
 
 def read_simulation(config: SearchConfig) -> Simulation:
@@ -41,9 +44,10 @@ def read_simulation(config: SearchConfig) -> Simulation:
     columns = _columns(path, sample.tree, (*EVENT_COLUMNS, *TRUTH_COLUMNS))
     _check_events(columns, path)
     _refuse(path, "true_dec", np.abs(columns["true_dec"]) > np.pi / 2, "within -pi/2 to pi/2")
+    _refuse(path, "true_ra", np.abs(columns["true_ra"]) > _CIRCLE, "within 0 to 2 pi (radians)")
     _refuse(path, "true_e", columns["true_e"] <= 0, "above 0")
     _refuse(path, "weight", columns["weight"] < 0, "0 or more")
-    return Simulation(**columns)
+    return Simulation(**{**columns, "ra": wrapped(columns["ra"])})
 
 
 def _columns(path: Path, tree: str, names: Sequence[str]) -> dict[str, Array]:
@@ -82,9 +86,14 @@ def _root(path: Path, tree: str) -> Mapping[str, Any]:
 
 
 def _check_events(columns: Mapping[str, Array], path: Path) -> None:
+    # From -pi to pi is fine as well. Degrees are not.
+    _refuse(path, "ra", np.abs(columns["ra"]) > _CIRCLE, "within 0 to 2 pi (radians)")
     _refuse(path, "dec", np.abs(columns["dec"]) > np.pi / 2, "within -pi/2 to pi/2 (radians)")
     _refuse(path, "sigma", columns["sigma"] <= 0, "above 0")
     _refuse(path, "sigma", columns["sigma"] > np.pi, "at most pi (radians)")
+    log10e = columns["log10e"]
+    wrong = (log10e < _LOG10E[0]) | (log10e > _LOG10E[1])
+    _refuse(path, "log10e", wrong, "the logarithm of an energy in GeV")
 
 
 def _refuse(path: Path, column: str, wrong: Any, expected: str) -> None:

@@ -43,7 +43,7 @@ def test_killed_continued_and_extended_trials_are_those_of_one_run(product):
 def test_what_is_wrong_is_said_before_anything_is_started(product):
     path = write_samples(product.folder)
     for text, more, code, message in [
-        ('[experiment]\nfile = "mc.root"', [], 4, "mc.root"),
+        ('[simulation]\nfile = "mc.root"', [], 4, "mc.root"),
         ("[fit]\nindeks = 2", [], 4, "did you mean index?"),
         ("", ["--set", "extension=99"], 2, "extension=99 is not within 0 to 30 degrees"),
         ("", ["--set", "energy=99"], 2, "has no parameter 'energy'"),

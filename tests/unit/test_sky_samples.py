@@ -148,8 +148,8 @@ def test_users_files_are_the_same_search(users_folder):
     fits = []
     for text in (
         "[experiment]\nevents = 20000\nseed = 1\n[simulation]\nevents = 60000\nseed = 2",
-        '[experiment]\nfile = "data.npy"\n[simulation]\nfile = "mc.npy"',
-        '[experiment]\nfile = "data.root:events"\n[simulation]\nfile = "mc.root"',
+        'livetime = 365.25\n[experiment]\nfile = "data.npy"\n[simulation]\nfile = "mc.npy"',
+        'livetime = 365.25\n[experiment]\nfile = "data.root:events"\n[simulation]\nfile = "mc.root"',
     ):
         config = read_search(write(users_folder, text))
         again = msgspec.json.decode(msgspec.json.encode(config), type=SearchConfig)
@@ -161,9 +161,18 @@ def test_users_files_are_the_same_search(users_folder):
     assert [file.local.name for file in config.files()] == ["data.root", "mc.root"]
 
 
+def test_right_ascensions_from_minus_pi(users_folder, tmp_path):
+    table = np.load(users_folder / "data.npy")
+    table["ra"] = np.where(table["ra"] > pi, table["ra"] - 2 * pi, table["ra"])
+    np.save(tmp_path / "data.npy", table)
+    text = 'livetime = 365.25\n[experiment]\nfile = "data.npy"\n[simulation]\nevents = 9000'
+    found = Search.load(read_search(write(tmp_path, text))).observed()
+    np.testing.assert_allclose(found.ra, example.search().experiment.ra, atol=1e-12)
+
+
 def test_files_elsewhere(users_folder, tmp_path):
     """A host has its own copy."""
-    text = '[experiment]\nfile = "data.npy"\n[simulation]\nfile = "mc.npy"'
+    text = 'livetime = 365.25\n[experiment]\nfile = "data.npy"\n[simulation]\nfile = "mc.npy"'
     config = read_search(write(users_folder, text))
     places = {}
     for file in config.files():
@@ -179,7 +188,7 @@ def test_wrong_samples_are_named(users_folder, tmp_path):
 
     def refused(table, name="mc.npy", section="simulation"):
         np.save(tmp_path / name, table)
-        path = write(tmp_path, f'[{section}]\nfile = "{name}"')
+        path = write(tmp_path, f'livetime = 1\n[{section}]\nfile = "{name}"')
         with pytest.raises(BadInputError) as caught:
             Search.load(read_search(path))
         assert str(tmp_path / name) in caught.value.message
@@ -192,6 +201,9 @@ def test_wrong_samples_are_named(users_folder, tmp_path):
     for column, value, message in [
         ("sigma", 0, "column sigma is not above 0 in 1 events, the first is event 7"),
         ("dec", 30, "column dec is not within -pi/2 to pi/2 (radians)"),
+        ("ra", 200, "column ra is not within 0 to 2 pi (radians)"),
+        ("true_ra", 200, "column true_ra is not within 0 to 2 pi (radians)"),
+        ("log10e", 2000, "column log10e is not the logarithm of an energy in GeV"),
         ("log10e", np.nan, "column log10e is not finite"),
         ("weight", -1, "column weight is not 0 or more"),
         ("true_e", 0, "column true_e is not above 0"),
@@ -202,12 +214,14 @@ def test_wrong_samples_are_named(users_folder, tmp_path):
     text = good.astype([(n, "U8" if n == "ra" else "f8") for n in good.dtype.names])
     assert "column ra is not one number for each event" in refused(text)
     (tmp_path / "junk.npy").write_bytes(b"\x93NUMPY nonsense")
-    path = write(tmp_path, '[experiment]\nfile = "junk.npy"')
+    path = write(tmp_path, 'livetime = 365.25\n[experiment]\nfile = "junk.npy"')
     with pytest.raises(BadInputError, match=r"junk\.npy: not a \.npy file"):
         Search.load(read_search(path))
     with pytest.raises(BadInputError, match=r"experiment\.file: .*missing\.npy: No such file"):
-        read_search(write(tmp_path, '[experiment]\nfile = "missing.npy"'))
-    path = write(tmp_path, f'[experiment]\nfile = "{users_folder}/data.root:other"')
+        read_search(write(tmp_path, 'livetime = 365.25\n[experiment]\nfile = "missing.npy"'))
+    path = write(
+        tmp_path, f'livetime = 365.25\n[experiment]\nfile = "{users_folder}/data.root:other"'
+    )
     with pytest.raises(BadInputError, match="no column dec; there are ra"):
         Search.load(read_search(path))
 
@@ -221,6 +235,7 @@ def test_wrong_samples_are_named(users_folder, tmp_path):
         ("[fit]\nindex = 11", "fit.index is not within 0 to 10", ""),
         ("[fit]\nlog10e = [3, 3]", "fit.log10e: 3 is not below 3", ""),
         ("[experiment]\nevents = 0", "Expected `int` >= 1", ""),
+        ('[experiment]\nfile = "a.npy"', "has a livetime of its own", "livetime = DAYS"),
         ("livetime = 0", "Expected `float` > 0.0", ""),
         ("[signal]\nindex = -1", "Expected `float` >= 0.0 - at `$.signal.index`", ""),
         ("nonsense", "not a TOML file", ""),

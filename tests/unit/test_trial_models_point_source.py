@@ -128,10 +128,15 @@ def test_identity_is_what_the_trials_depend_on(model, tmp_path):
     found = []
     for name in ("a.npy", "b.npy"):
         np.save(tmp_path / name, table)
-        found.append(identity(f'[experiment]\nfile = "{name}"\n[simulation]\nevents = 1000'))
+        found.append(
+            identity(f'livetime = 9\n[experiment]\nfile = "{name}"\n[simulation]\nevents = 1000')
+        )
     assert found[0] == found[1]
     np.save(tmp_path / "b.npy", table[:20])
-    assert identity('[experiment]\nfile = "b.npy"\n[simulation]\nevents = 1000') != found[0]
+    assert (
+        identity('livetime = 9\n[experiment]\nfile = "b.npy"\n[simulation]\nevents = 1000')
+        != found[0]
+    )
 
 
 def test_a_declination_without_background(tmp_path):
@@ -140,7 +145,7 @@ def test_a_declination_without_background(tmp_path):
     table["sigma"], table["log10e"] = 0.02, 3
     np.save(tmp_path / "north.npy", table)
     path = tmp_path / "search.toml"
-    path.write_text('[experiment]\nfile = "north.npy"\n[simulation]\nevents = 1000')
+    path.write_text('livetime = 9\n[experiment]\nfile = "north.npy"\n[simulation]\nevents = 1000')
     model = PointSource.from_options(config=path)
     with pytest.raises(UsageError, match="no events near declination -30"):
         model.sampler({"dec": -30})
