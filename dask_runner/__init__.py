@@ -1,7 +1,7 @@
 """Independent batches of physics work over a Dask cluster of department machines.
 
-`generate`, `reconstruct`, `command`, `histogram`, `start` and `open_run` return a `Run`; see
-docs/python.md. They are imported when first asked for, so that the command line starts fast.
+`generate`, `reconstruct`, `command`, `histogram`, `scan_sky`, `start` and `open_run` return a
+`Run`; see docs/python.md. They are imported when first asked for, so that the command line starts fast.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         load_trials,
         open_run,
         reconstruct,
+        scan_sky,
         start,
         throw_trials,
     )
@@ -31,6 +32,7 @@ __all__ = [
     "load_trials",
     "open_run",
     "reconstruct",
+    "scan_sky",
     "start",
     "throw_trials",
     "vectorised",

@@ -345,6 +345,31 @@ def _bins_text(numbers: Sequence[float]) -> str:
     return text if isinstance(numbers, tuple) else f"[{text}]"
 
 
+def scan_sky(config: Path | str, **options: Any) -> Run:
+    """Scan a sky for point sources as the command `skyscan` does: `config` is the TOML file of the
+    search.
+
+    `options`: `nside`, `skies`, `min_dec`, `max_dec` (degrees), `unblind` (the reason to scan the
+    observed sky), `inject` ("dec=..,ra=..,n_sig=.."), `keep`, `batch_size` (pixels), `background`
+    (runs of background trials, or their timestamps in `runs`), `fit`; keys of the run section; and
+    those of `start`. What it says: `dask_runner.conclusions.skies`.
+    """
+    from dask_runner import scan_runs  # noqa: PLC0415  (scipy only if wanted)
+
+    names = scan_runs.ScanRequest.__struct_fields__
+    own = {name: options.pop(name) for name in names if name in options}
+    sections, rest = _split(options, "run")
+    settings = _settings(sections, rest)
+    runs = Path(settings.storage.runs)
+    own["background"] = tuple(
+        one.path if isinstance(one, Run) else run_folder.find(runs, one)
+        for one in own.get("background", ())
+    )
+    request = scan_runs.ScanRequest(config=Path(config), **own)
+    planned = scan_runs.plan(request, settings, _target(settings, rest))
+    return _start(planned.workload, settings, notes=planned.notes, **rest)
+
+
 def _counts(number: int | Sequence[str]) -> tuple[str, ...]:
     return (str(number),) if isinstance(number, int) else tuple(number)
 
@@ -406,6 +431,7 @@ def _start(
         ship=tuple(Path(path) for path in options.get("ship", ())),
         skip_bad_inputs=options.get("skip_bad_inputs", False),
         target=_target(settings, options),
+        notes=options.get("notes", ()),
     )
     with _control() as control:
         folder, manifest = pipeline.create(request)
