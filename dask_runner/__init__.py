@@ -1,7 +1,8 @@
 """Independent batches of physics work over a Dask cluster of department machines.
 
 `generate`, `reconstruct`, `command`, `histogram`, `scan_sky`, `start` and `open_run` return a
-`Run`; see docs/python.md. They are imported when first asked for, so that the command line starts fast.
+`Run`; see docs/python.md. They are imported when first asked for, so that the command line starts
+fast.
 """
 
 from typing import TYPE_CHECKING, Any
