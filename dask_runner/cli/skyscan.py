@@ -216,7 +216,7 @@ def skymap(
     _warn(found.warnings)
     report(found, json=json)
     if to is not None:
-        save_fits(scan.map(sky), to, {"RUN": scan.name, "SKY": scan.label(sky)})
+        save_fits(scan.map(sky), to, {"RUN": scan.name, "SKY": scan.workload.label(sky)})
         err.print(f"map: {to}", markup=False)
     if plot or plot_p:
         from dask_runner.reports import plots

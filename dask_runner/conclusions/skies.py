@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dask_runner.conclusions.sky_background import background, identity_of
+from dask_runner.conclusions.sky_results import HottestSpots, ObservedSpot, Seen, SkyView
 from dask_runner.errors import BadInputError, FailedBatchesError, UsageError
 from dask_runner.files import text_to_path
 from dask_runner.manifest import NoteKind, RunState, Verdict, read_state
@@ -24,71 +25,17 @@ from dask_runner.sky.pixels import resolution
 from dask_runner.sky.skymaps import SkyMap, Spot, hottest_spots
 from dask_runner.stats.looks import (
     Looks,
-    PostTrial,
     effective_looks,
     post_trial,
     post_trial_of_ts,
 )
-from dask_runner.stats.quantiles import Quantile, quantiles
-from dask_runner.workloads.skyscan import InjectedSource, SkyScan
+from dask_runner.stats.quantiles import quantiles
+from dask_runner.workloads.skyscan import SkyScan
+
+__all__ = ["HottestSpots", "ObservedSpot", "Scan", "Seen", "SkyView", "hottest", "load", "view"]
 
 BAND = (0.15865, 0.5, 0.84135)
 _FEWEST = 10
-
-
-class Seen(Struct, frozen=True, kw_only=True):
-    """That the observed sky was scanned: why, when and by whom, as the manifest says."""
-
-    reason: str
-    time: str
-    who: str
-
-
-class SkyView(Struct, frozen=True, kw_only=True):
-    """A map in words: `pixels` of a grid `nside` were scanned, `missing` are not done. The `spots`
-    are the hottest pixels at least `apart` degrees from each other, hottest first, in degrees;
-    `background` are the runs that p-values are from.
-    """
-
-    run: str
-    sky: int
-    nside: int
-    pixels: int
-    missing: int
-    resolution: float
-    apart: float
-    quantity: str
-    spots: tuple[Spot, ...]
-    background: tuple[str, ...] = ()
-    injection: InjectedSource | None = None
-    unblinded: Seen | None = None
-    warnings: tuple[str, ...] = ()
-
-
-class ObservedSpot(Struct, frozen=True, kw_only=True):
-    """The hottest spot of the sky in question; `heat` is its -log10 p, or TS without p-values."""
-
-    name: str
-    heat: float
-    post_trial: PostTrial
-    spot: Spot | None = None
-    unblinded: Seen | None = None
-
-
-class HottestSpots(Struct, frozen=True, kw_only=True):
-    """The hottest spot of each of `skies` skies without signal: `values` of the `quantity` (mlog10p
-    or ts) in order of the skies, their `quantiles`, and the effective number of independent looks.
-    """
-
-    runs: tuple[str, ...]
-    skies: int
-    quantity: str
-    values: tuple[float, ...]
-    quantiles: tuple[Quantile, ...]
-    looks: Looks | None = None
-    observed: ObservedSpot | None = None
-    background: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 class Scan(Struct, frozen=True, kw_only=True):
@@ -102,10 +49,6 @@ class Scan(Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return self.state.folder.timestamp
-
-    def label(self, sky: int) -> str | int:
-        """What a map's header calls a sky."""
-        return "observed" if self.workload.unblind else sky
 
     @property
     def skies(self) -> list[int]:

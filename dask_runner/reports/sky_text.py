@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
-from dask_runner.conclusions.skies import HottestSpots, ObservedSpot, Seen, SkyView
+from dask_runner.conclusions.sky_results import HottestSpots, ObservedSpot, Seen, SkyView
 from dask_runner.reports.layout import Pieces, fields, table
 from dask_runner.reports.numbers import with_error
 from dask_runner.sky.skymaps import Spot

@@ -38,7 +38,7 @@ _LAYOUTS: dict[type[Any], Callable[[Any], Pieces]] = {
 # Modules of layouts that import scipy, by the module of the view.
 _LATE = {
     "dask_runner.conclusions.coincidences": "dask_runner.reports.coincidence_text",
-    "dask_runner.conclusions.skies": "dask_runner.reports.sky_text",
+    "dask_runner.conclusions.sky_results": "dask_runner.reports.sky_text",
     "dask_runner.histogram_results": "dask_runner.reports.histogram_text",
 }
 _CONCLUSIONS = "dask_runner.reports.conclusion_text"

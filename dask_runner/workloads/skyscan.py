@@ -5,11 +5,8 @@ on its own place alone: however a sky is split, it is the same map. Scrambled sk
 streams of its own, by (seed, source, k). The observed sky is scanned only if the workload says why.
 """
 
-import csv
-import hashlib
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,7 +17,6 @@ from msgspec import Struct
 from dask_runner import model_files
 from dask_runner.batch import Batch, PlannedOutput
 from dask_runner.errors import UsageError
-from dask_runner.files import text_to_path
 from dask_runner.seeds import TrialStreams
 from dask_runner.sky import scans
 from dask_runner.sky.config import SearchConfig
@@ -30,12 +26,11 @@ from dask_runner.sky.likelihood import Evaluator
 from dask_runner.sky.pixels import centres
 from dask_runner.sky.search import Search
 from dask_runner.sky.significance import Significance
-from dask_runner.sky.skymaps import SkyMap, Spot, hottest_spots, sky_map, write_fits
+from dask_runner.sky.skymaps import SkyMap, sky_map
 from dask_runner.workloads.interface import (
     PREPARE_SECONDS,
     MergedFile,
     MergeRequest,
-    Part,
     Plan,
     Results,
 )
@@ -44,7 +39,6 @@ Keep = Literal["maps", "hottest"]
 
 # The streams of a sky are those of a trial of this name.
 _STREAMS = "skyscan"
-_SPOTS, _APART = 20, np.radians(3.0)
 _BANDS = 16
 
 
@@ -222,25 +216,13 @@ class SkyScan(Struct, frozen=True, kw_only=True):
         """A map of each complete sky, the hottest pixel of each, and of a single sky a table of
         its hottest spots.
         """
-        pieces = pieces_of(request.parts)
-        skies = scans.complete_skies(pieces, self.pixels)
-        partial = self.keep == "maps" and self.skies == 1 and pieces
-        if not skies and not partial:
-            raise UsageError("no sky is complete", hint="dask-runner rerun TIMESTAMP")
-        if self.keep == "hottest":
-            rows = scans.read_hottest(pieces)
-            return [_write_hottest(rows[np.isin(rows["sky"], skies)], request.folder)]
-        if self.skies == 1:
-            found = self.map_of(pieces, 0)
-            table = self._write_map(found, 0, request, "skymap.fits")
-            return [table, _write_spots(found, request.folder)]
-        merged: list[MergedFile] = []
-        hottest: list[scans.Table] = []
-        for sky in skies:
-            found = self.map_of(pieces, sky)
-            merged.append(self._write_map(found, sky, request, f"skymap.{sky:06d}.fits"))
-            hottest.append(self.hottest_row(found, sky))
-        return [*merged, _write_hottest(np.concatenate(hottest), request.folder)]
+        from dask_runner.workloads import skyscan_merge  # noqa: PLC0415  (hosts do not merge)
+
+        return skyscan_merge.merge(self, request)
+
+    def label(self, sky: int) -> str | int:
+        """What a map's header calls a sky."""
+        return "observed" if self.unblind else sky
 
     def map_of(self, pieces: Sequence[scans.Piece], sky: int) -> SkyMap:
         """The map of a sky of a scan that keeps maps."""
@@ -258,67 +240,9 @@ class SkyScan(Struct, frozen=True, kw_only=True):
             table[name] = values[known]
         return scans.hottest_of(table)
 
-    def _write_map(self, found: SkyMap, sky: int, request: MergeRequest, name: str) -> MergedFile:
-        target = request.folder / name
-        header: dict[str, str | int | float] = {
-            "RUN": str(request.metadata.get("run", "")),
-            "SKY": "observed" if self.unblind else sky,
-            "MISSING": int(np.count_nonzero(~np.isfinite(found.columns["ts"]))),
-        }
-        write_fits(found, target, header)
-        return MergedFile(
-            path=os.fspath(target),
-            bytes=target.stat().st_size,
-            entries=int(np.count_nonzero(np.isfinite(found.columns["ts"]))),
-            content_hash=_hash(found.columns),
-        )
-
-
-def pieces_of(parts: Iterable[Part]) -> list[scans.Piece]:
-    """The files of published batches."""
-    return [
-        scans.Piece(
-            path=part.folder / text_to_path(part.batch.outputs[0].name),
-            first=int(part.batch.parameters["first"]),
-            count=part.batch.count,
-        )
-        for part in parts
-    ]
-
 
 def _pieces(first: int, end: int, size: int) -> list[tuple[int, int]]:
     """Ranges of equal size as far as possible: (first, count)."""
     number = -((first - end) // size)
     edges = [first + (end - first) * k // number for k in range(number + 1)]
     return [(low, high - low) for low, high in pairwise(edges)]
-
-
-def _hash(columns: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for values in columns.values():
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
-def _write_hottest(rows: scans.Table, folder: Path) -> MergedFile:
-    data = scans.encode(rows)
-    target = folder / "hottest.npy"
-    target.write_bytes(data)
-    return MergedFile(
-        path=os.fspath(target),
-        bytes=len(data),
-        entries=len(rows),
-        content_hash=hashlib.sha256(rows.tobytes()).hexdigest(),
-    )
-
-
-def _write_spots(found: SkyMap, folder: Path) -> MergedFile:
-    """Degrees and numbers for people, with every digit."""
-    target = folder / "spots.csv"
-    spots = hottest_spots(found, _SPOTS, _APART)
-    with target.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        names = Spot.__struct_fields__
-        writer.writerow(names)
-        writer.writerows([getattr(spot, name) for name in names] for spot in spots)
-    return MergedFile(path=os.fspath(target), bytes=target.stat().st_size, entries=len(spots))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dask_runner.conclusions.skies import HottestSpots, SkyView
+from dask_runner.conclusions.sky_results import HottestSpots, SkyView
 from dask_runner.errors import UsageError
 from dask_runner.optional import imported
 from dask_runner.reports.numbers import with_error
