@@ -5,7 +5,7 @@ ascension, so that a disc is an interval of each ring it meets. Refuses to know 
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 # Beyond it a Gaussian has 4e-6 of its integral.
 _RADII: Final = 5.0
 # Pixels at a time: their arrays stay in the cache of a core.
-_PIXELS: Final = 1 << 16
+_PIXELS: Final = 1 << 15
 
 
 class Rings(Struct, frozen=True, kw_only=True, eq=False):
@@ -164,18 +164,27 @@ def _sums(rings: Rings, values: Floats, discs: _Discs) -> tuple[Floats, Floats]:
     # The square of the chord, 2 (1 - cos psi), without cancellation.
     across = (rings.cosine[ring] - cosine) ** 2 + (rings.sine[ring] - sine) ** 2
     along = 4 * rings.sine[ring] * sine
-    arc, place = _expanded(np.zeros_like(number), number)
-    turned = (place * (step / 2)[arc] + ((low - middle) * (step / 2))[arc]).astype(np.float32)
+    _, place = _expanded(np.zeros_like(number), number)
+
+    def spread(of_arc: npt.NDArray[Any], kind: type[np.generic]) -> npt.NDArray[Any]:
+        return np.repeat(of_arc.astype(kind), number)
+
+    turned = place.astype(np.float32)
+    turned *= spread(step / 2, np.float32)
+    turned += spread((low - middle) * (step / 2), np.float32)
     np.sin(turned, out=turned)
     turned *= turned
-    turned *= (along * width).astype(np.float32)[arc]
-    turned += (across * width).astype(np.float32)[arc]
+    turned *= spread(along * width, np.float32)
+    turned += spread(across * width, np.float32)
     weights = np.exp(turned, out=turned).astype(np.float64)
     # Around the ring: what is behind its last pixel is at its beginning.
     begin = np.mod(low.astype(np.int64), pixels)
-    behind = place >= (pixels - begin)[arc]
-    place += (rings.first[ring] + begin)[arc]
-    place[behind] -= pixels[arc[behind]]
+    inside = np.minimum(number, pixels - begin)
+    place += spread(rings.first[ring] + begin, np.int64)
+    if (inside < number).any():
+        behind = np.flatnonzero(inside < number)
+        arcs, nth = _expanded(inside[behind], (number - inside)[behind])
+        place[(np.cumsum(number) - number)[behind][arcs] + nth] -= pixels[behind][arcs]
     count = np.bincount(which, number, len(discs.ra)).astype(np.int64)
     return _by_direction(weights, count), _by_direction(weights * values[place], count)
 
