@@ -75,7 +75,12 @@ def check_histograms(result: "HistogramResult", plot: list[Path] | None) -> None
 
 
 def histograms(
-    result: "HistogramResult", plot: list[Path], *, log: bool = False, stack: bool = False
+    result: "HistogramResult",
+    plot: list[Path],
+    *,
+    log: bool = False,
+    stack: bool = False,
+    norm: bool = False,
 ) -> None:
     """A picture of each histogram, with its name in the file's name if there are several."""
     if not plot:
@@ -86,7 +91,7 @@ def histograms(
     for filled in result.histograms:
         name = filled.spec.name
         paths = [p.with_name(f"{p.stem}.{name}{p.suffix}") if several else p for p in plot]
-        draw(plots.histogram(filled, result, log=log, stack=stack), paths)
+        draw(plots.histogram(filled, result, log=log, stack=stack, norm=norm), paths)
 
 
 def _of_point(paths: list[Path], point: dict[str, Any], *, several: bool) -> list[Path]:

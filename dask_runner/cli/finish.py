@@ -76,6 +76,9 @@ def merge(
     stack: Annotated[
         bool, typer.Option("--stack", help="Plots with the samples upon each other.")
     ] = False,
+    norm: Annotated[
+        bool, typer.Option("--norm", help="Plots of shares: the sum of each sample is 1.")
+    ] = False,
     acceptance: Annotated[float, typer.Option(help="Share of the events that must be done.")] = 1.0,
     runs: options.Runs = None,
     settings: options.SettingsFile = None,
@@ -98,7 +101,7 @@ def merge(
         drawing.check_histograms(filled, plot)
     result = join(state, state.folder, target=output_dir, acceptance=acceptance, to=to or ())
     if filled is not None:
-        drawing.histograms(filled, plot or [], log=log, stack=stack)
+        drawing.histograms(filled, plot or [], log=log, stack=stack, norm=norm)
         report(histogram_results.report(state, filled, result), json=json)
     elif json:
         print_json(result)

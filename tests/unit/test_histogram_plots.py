@@ -77,6 +77,14 @@ def test_samples_upon_each_other():
     assert np.allclose(below.values, one.values[1, 1:-1])
 
 
+def test_shares():
+    _, axes = draw(ALL[1], norm=True)
+    found = steps(axes)
+    assert [one.values.sum() for one in found] == pytest.approx([1, 1])
+    assert axes.get_ylabel() == "Share / 10 GeV"
+    draw(replace(ALL[1], values=0 * ALL[1].values), norm=True)
+
+
 def test_logarithmic_scales():
     _, axes = draw(ALL[3], log=True)
     assert axes.get_yscale() == "log"

@@ -41,24 +41,36 @@ def check_drawable(filled: Filled) -> None:
 
 
 def histogram(
-    filled: Filled, result: HistogramResult, *, log: bool = False, stack: bool = False
+    filled: Filled,
+    result: HistogramResult,
+    *,
+    log: bool = False,
+    stack: bool = False,
+    norm: bool = False,
 ) -> Any:
-    """A figure of one histogram: `log` for the contents, `stack` for samples upon each other.
+    """A figure of one histogram: `log` for the contents, `stack` for samples upon each other,
+    `norm` for each sample (or the only histogram) as a share of its sum.
 
     Raises UsageError as `check_drawable`.
     """
     check_drawable(filled)
     with particle_style():
         if len(filled.spec.axes) - filled.spec.by_sample == 1:
-            return _one_axis(filled, result, log=log, stack=stack)
+            return _one_axis(filled, result, log=log, stack=stack, norm=norm)
         return _two_axes(filled, result, log=log)
 
 
-def _one_axis(filled: Filled, result: HistogramResult, *, log: bool, stack: bool) -> Any:
+def _one_axis(
+    filled: Filled, result: HistogramResult, *, log: bool, stack: bool, norm: bool
+) -> Any:
     axis = filled.spec.axes[-1]
     edges = _drawn_edges(axis)
     figure, (axes,) = new_figure()
     values, variances = filled.values[filled.inner], filled.variances[filled.inner]
+    if norm:
+        total = values.sum(axis=-1, keepdims=True)
+        scale = np.divide(1.0, total, out=np.zeros_like(total), where=total != 0)
+        values, variances = values * scale, variances * scale**2
     # There is no logarithm of nothing.
     log = log and bool((values > 0).any())
     if log:
@@ -74,7 +86,7 @@ def _one_axis(filled: Filled, result: HistogramResult, *, log: bool, stack: bool
     axes.set_xlim(edges[0], edges[-1])
     _set_height(axes, values.sum(axis=0) if filled.spec.by_sample and stack else values, log=log)
     _name_axis(axes, "x", filled, axis)
-    axes.set_ylabel(_height_label(filled, axis))
+    axes.set_ylabel(_height_label(filled, axis, norm=norm))
     _headline(axes, filled, result)
     add_legend(figure, axes)
     return figure
@@ -191,8 +203,9 @@ def _name_axis(axes: Any, which: str, filled: Filled, axis: Axis) -> None:
         side.set_minor_locator(imported("matplotlib.ticker", "plot").NullLocator())
 
 
-def _height_label(filled: Filled, axis: Axis) -> str:
+def _height_label(filled: Filled, axis: Axis, *, norm: bool) -> str:
     what = "Sum of weights" if filled.weighted else "Entries"
+    what = "Share" if norm else what
     if axis.kind != "regular":
         return f"{what} / bin"
     unit = _UNIT.search(axis_title(filled, axis))
