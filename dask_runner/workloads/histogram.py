@@ -10,7 +10,14 @@ from typing import ClassVar
 
 from msgspec import Struct
 
-from dask_runner.batch import Batch, InputFile, InputRange, PlannedOutput
+from dask_runner.batch import (
+    Batch,
+    BatchFailedError,
+    FailureKind,
+    InputFile,
+    InputRange,
+    PlannedOutput,
+)
 from dask_runner.downloads import is_address
 from dask_runner.errors import BadInputError
 from dask_runner.files import text_to_path
@@ -74,34 +81,40 @@ class Histogram(Struct, frozen=True, kw_only=True):
         )
 
     def run(self, batch: Batch, folder: Path) -> Results:
-        """Fill from one range. Raises BadInputError that names the file for whatever is wrong
+        """Fill from one range. Raises BatchFailedError that names the file for whatever is wrong
         there.
         """
         (part,) = batch.inputs
-        path = part.path if part.remote else text_to_path(part.path)
         output, *skim = batch.outputs
-        with reader(path, self.job.tree, timeout=self.remote_timeout) as tree:
-            planned = int(batch.parameters["entries"])
-            if tree.entries != planned:
-                raise BadInputError(
-                    f"{path}: {tree.entries} entries, but {planned} when the run was planned",
-                    hint="bring the file back, or start a new run with what is there now",
-                )
-            step = self.chunk if self.job.function else 0
-            work = RangeWork(self.job, tree, part.path)
-            target = folder / text_to_path(skim[0].name) if skim else None
-            work.run(part.first, part.first + part.count, step=step, target=target)
-        done = work.work
-        if done.events != batch.count:
-            raise BadInputError(f"{path}: {done.events} entries read of {batch.count}")
-        data = sums.encode(done.sums)
-        counters = {"events_read": float(done.events), "filled": float(done.filled)}
+        target = folder / text_to_path(skim[0].name) if skim else None
+        try:
+            work = self._filled(part, int(batch.parameters["entries"]), target)
+        except BadInputError as error:
+            raise BatchFailedError(FailureKind.BAD_INPUT, error.message, path=part.path) from error
+        data = sums.encode(work.work.sums)
+        counters = {"events_read": float(work.work.events), "filled": float(work.work.filled)}
         if skim:
             counters["skimmed"] = float(work.skimmed)
         if output.returned:
             return Results(counters=counters, files={output.name: data})
         (folder / text_to_path(output.name)).write_bytes(data)
         return Results(counters=counters)
+
+    def _filled(self, part: InputRange, planned: int, skim: Path | None) -> RangeWork:
+        """The range of a file that should have `planned` entries. Raises BadInputError."""
+        path = part.path if part.remote else text_to_path(part.path)
+        with reader(path, self.job.tree, timeout=self.remote_timeout) as tree:
+            if tree.entries != planned:
+                raise BadInputError(
+                    f"{path}: {tree.entries} entries, but {planned} when the run was planned: "
+                    "bring the file back, or start a new run with what is there now"
+                )
+            step = self.chunk if self.job.function else 0
+            work = RangeWork(self.job, tree, part.path)
+            work.run(part.first, part.first + part.count, step=step, target=skim)
+        if work.work.events != part.count:
+            raise BadInputError(f"{path}: {work.work.events} entries read of {part.count}")
+        return work
 
     def result(self, request: MergeRequest) -> HistogramResult:
         """The exact sum of all parts. Raises BadInputError for a part that is damaged."""
