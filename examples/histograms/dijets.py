@@ -1,0 +1,25 @@
+"""What no expression says: the mass and the distance of the two hardest jets, as histograms."""
+
+import awkward as ak
+import hist
+import numpy as np
+
+
+def dijets(chunk):
+    """Two histograms of a chunk of events; jets are in the order of falling pT."""
+    two = ak.num(chunk["jet_pt"]) >= 2
+    pt, eta, phi = (chunk[f"jet_{name}"][two][:, :2] for name in ("pt", "eta", "phi"))
+    d_eta = (eta[:, 0] - eta[:, 1]).to_numpy()
+    d_phi = (phi[:, 0] - phi[:, 1]).to_numpy()
+    # Of jets without a mass: 2 pT1 pT2 (cosh(d eta) - cos(d phi)).
+    mass = np.sqrt(2 * ak.prod(pt, axis=1).to_numpy() * (np.cosh(d_eta) - np.cos(d_phi)))
+    weight = chunk["weight"][two].to_numpy()
+    mjj = hist.Hist.new.Reg(60, 0, 1200, name="mjj", label="$m_{jj}$ [GeV]").Weight()
+    gap = hist.Hist.new.Reg(50, 0, 5, name="gap", label=r"$|\Delta\eta|$").Weight()
+    return {
+        "mjj": mjj.fill(mass, weight=weight),
+        "gap": gap.fill(np.abs(d_eta), weight=weight),
+    }
+
+
+dijets.branches = ["jet_pt", "jet_eta", "jet_phi", "weight"]
