@@ -44,6 +44,12 @@ def column(table, name):
 
 def slow_ts(search, events, ra, dec, n_s, gamma, extension=0.0):
     """TS of all events, one by one, from the definition and in long double."""
+    ratio = slow_ratios(search, events, ra, dec, gamma, extension)
+    return float(2 * np.log1p(n_s / np.longdouble(len(events)) * (ratio - 1)).sum())
+
+
+def slow_ratios(search, events, ra, dec, gamma, extension=0.0):
+    """S/B of all events, in long double."""
     wide = np.longdouble
     sines = np.sin((events.dec.astype(wide) - dec) / 2), np.sin((events.ra.astype(wide) - ra) / 2)
     cosines = np.cos(events.dec.astype(wide)) * np.cos(wide(dec))
@@ -51,5 +57,4 @@ def slow_ts(search, events, ra, dec, n_s, gamma, extension=0.0):
     kappa = 1 / (events.sigma.astype(wide) ** 2 + wide(extension) ** 2)
     signal = kappa / (2 * np.pi * -np.expm1(-2 * kappa)) * np.exp(-kappa * h)
     background = search.density(events.dec) / (2 * np.pi)
-    ratio = signal / background * search.ratios.at(search.bins(events), gamma)
-    return float(2 * np.log1p(n_s / wide(len(events)) * (ratio - 1)).sum())
+    return signal / background * search.ratios.at(search.bins(events), gamma)
