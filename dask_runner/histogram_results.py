@@ -117,7 +117,7 @@ def summarize(filled: Filled) -> HistogramSummary:
 
 
 def is_uncounted(filled: Filled) -> bool:
-    """True for a weighted histogram of a user's function, which does not say how often it filled."""
+    """True for a weighted histogram of a user's function: nobody knows how often it filled."""
     return filled.weighted and not filled.counts.any() and bool(filled.values.any())
 
 

@@ -5,7 +5,7 @@ import hist
 import numpy as np
 
 
-def dijets(chunk):
+def dijets(chunk: dict[str, ak.Array]) -> dict[str, hist.Hist]:
     """Two histograms of a chunk of events; jets are in the order of falling pT."""
     two = ak.num(chunk["jet_pt"]) >= 2
     pt, eta, phi = (chunk[f"jet_{name}"][two][:, :2] for name in ("pt", "eta", "phi"))
