@@ -4,7 +4,6 @@ Owns what of a command line or a call becomes the workload, and that everything 
 out from the first file is found out before anything is started. Refuses to dispatch.
 """
 
-import glob
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +14,6 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dask_runner.downloads import is_address
 from dask_runner.errors import BadInputError, RunnerError, UnreachableError, UsageError
 from dask_runner.histograms import functions
 from dask_runner.histograms.drafting import Asked, Draft, check_name, draft, with_samples
@@ -28,8 +26,7 @@ from dask_runner.prospect import Prospects
 from dask_runner.rootfiles.chunks import Reader, reader
 from dask_runner.settings import Settings
 from dask_runner.workloads.histogram import CHUNK, Histogram
-from dask_runner.workloads.histogram_inputs import absolute, place_of
-from dask_runner.workloads.names import natural_key
+from dask_runner.workloads.histogram_inputs import absolute, matching, place_of
 
 # Files of a pattern that are opened in search of one with entries, and how many of those may be
 # damaged.
@@ -185,15 +182,8 @@ class _Trying(Struct, frozen=True, kw_only=True):
 
 
 def _candidates(job: Job, files: Sequence[str]) -> Iterator[str]:
-    patterns = (*files, *(sample.pattern for sample in job.samples))
-    for pattern in patterns:
-        if is_address(pattern) or not glob.has_magic(pattern):
-            yield pattern
-            continue
-        found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - patterns with folders
-        if not found:
-            raise UsageError(f"no file matches {pattern}", hint="quote it: 'data/*.root'")
-        yield from sorted(found, key=natural_key)[:_TRIED]
+    for pattern in (*files, *(sample.pattern for sample in job.samples)):
+        yield from matching(pattern)[:_TRIED]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ _PACKAGES = (
     "scipy",
     "awkward",
     "uproot",
+    "boost-histogram",
     "pythia8mc",
     "fastjet",
     "dask",

@@ -197,7 +197,12 @@ class Expression:
     def _named(self, name: str, columns: Mapping[str, Value]) -> _Operand:
         if name not in self._quoted and name in CONSTANTS:
             return CONSTANTS[name]
-        return columns[self._quoted.get(name, name)]
+        branch = self._quoted.get(name, name)
+        if branch not in columns:
+            raise self.error(
+                f"{branch!r} has lists of lists", "a function (--function) may take them apart"
+            )
+        return columns[branch]
 
     def _compared(self, node: ast.Compare, columns: Mapping[str, Value]) -> _Operand:
         values = [self._evaluate(n, columns) for n in (node.left, *node.comparators)]

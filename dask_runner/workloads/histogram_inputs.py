@@ -86,19 +86,40 @@ def absolute(pattern: str, here: Path) -> str:
     if is_address(pattern):
         check_address(pattern)
         return pattern
-    return files.path_to_text(os.path.abspath(here / Path(pattern).expanduser()))  # noqa: PTH100 - resolves no links
+    path = here / Path(pattern).expanduser()
+    if not path.exists() and not Path(pattern).expanduser().is_absolute():
+        # The folder itself is no pattern, whatever it is called.
+        path = Path(glob.escape(os.fspath(here))) / pattern
+    return files.path_to_text(os.path.abspath(path))  # noqa: PTH100 - resolves no links
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that an absolute pattern stands for; itself, if it has nothing of a pattern or if
+    there is a file of that name. Raises UsageError if there is none.
+    """
+    if is_address(pattern):
+        return [pattern]
+    local = os.fspath(files.text_to_path(pattern))
+    if Path(local).is_dir():
+        raise UsageError(f"{pattern} is a folder", hint=f"'{pattern}/*.root' names its files")
+    if Path(local).exists() or not glob.has_magic(local):
+        return [pattern]
+    found = [path for path in glob.glob(local, recursive=True) if not Path(path).is_dir()]  # noqa: PTH207 - patterns with folders
+    if not found:
+        raise UsageError(f"no file matches {pattern}", hint="quoted? as in --files 'data/*.root'")
+    return sorted((files.path_to_text(path) for path in found), key=natural_key)
 
 
 def _named(job: Job, patterns: Sequence[str]) -> tuple[list[str], dict[str, int]]:
     """All paths in natural order, and the sample of each."""
     paths: dict[str, None] = {}
     for pattern in (*patterns, *(sample.pattern for sample in job.samples)):
-        paths.update(dict.fromkeys(_matching(pattern)))
+        paths.update(dict.fromkeys(matching(pattern)))
     samples = dict.fromkeys(paths, 0)
     if job.samples:
         owned: dict[str, int] = {}
         for number, sample in enumerate(job.samples):
-            for path in _matching(sample.pattern):
+            for path in matching(sample.pattern):
                 if path in owned:
                     other = job.samples[owned[path]].name
                     raise UsageError(f"{path} is of the samples {other} and {sample.name}")
@@ -111,20 +132,6 @@ def _named(job: Job, patterns: Sequence[str]) -> tuple[list[str], dict[str, int]
                 )
         samples = owned
     return sorted(paths, key=natural_key), samples
-
-
-def _matching(pattern: str) -> list[str]:
-    if is_address(pattern):
-        return [pattern]
-    local = os.fspath(files.text_to_path(pattern))
-    if Path(local).is_dir():
-        raise UsageError(f"{pattern} is a folder", hint=f"'{pattern}/*.root' names its files")
-    if not glob.has_magic(local):
-        return [pattern]
-    found = [path for path in glob.glob(local, recursive=True) if not Path(path).is_dir()]  # noqa: PTH207 - patterns with folders
-    if not found:
-        raise UsageError(f"no file matches {pattern}", hint="quote it, so that it comes as it is")
-    return [files.path_to_text(path) for path in found]
 
 
 def _odd(found: Survey, shapes: dict[str, TreeShape], branches: Sequence[str]) -> dict[str, str]:

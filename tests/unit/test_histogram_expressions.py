@@ -114,6 +114,7 @@ def test_what_is_refused(text, said):
     [
         ("sum(met)", "there is one value only"),
         ("first(3)", "there is one value only"),
+        ("nested + 1", "has lists of lists"),
         ("-(n > 1)", "boolean"),
         ("n ** -1", "negative integer powers"),
     ],

@@ -3,6 +3,7 @@
 import math
 import random
 import sys
+from pathlib import Path
 
 import awkward as ak
 import boost_histogram as bh
@@ -309,6 +310,22 @@ def test_files_that_do_not_fit(data, tmp_path):
     twice = asked(folder, samples=samples, fill=("met",), bins=("1,0,1",))
     with pytest.raises(UsageError, match="is of the samples"):
         planned(twice).plan()
+
+
+def test_names_that_look_like_patterns(tmp_path, monkeypatch):
+    folder = tmp_path / "odd [a-z]*"
+    folder.mkdir()
+    histogram_files.write(folder / "x[1].root", 100)
+    histogram_files.write(folder / "y10.root", 100, 2)
+    histogram_files.write(folder / "y9.root", 100, 3)
+    monkeypatch.chdir(folder)
+    for given, names in [
+        ("x[1].root", ["x[1].root"]),
+        ("*.root", ["x[1].root", "y9.root", "y10.root"]),
+        (f"{folder}/x[1].root", ["x[1].root"]),
+    ]:
+        plan = planned(asked("", files=(given,), fill=("met",), bins=("1,0,1",))).plan()
+        assert [Path(file.path).name for file in plan.inputs] == names
 
 
 def test_a_file_with_another_number_of_entries_is_refused(tmp_path):
