@@ -147,6 +147,9 @@ def observe(
     detector: Detector = "",
     background: BackgroundName = "",
     plot: Plot = None,
+    plot_map: Annotated[
+        list[Path] | None, typer.Option("--plot-map", help="Draw the map with the neutrinos.")
+    ] = None,
     runs: options.Runs = None,
     settings: options.SettingsFile = None,
     json: options.Json = False,
@@ -154,8 +157,8 @@ def observe(
     """The odds of an observed map and list with the window, energies and prior of a run, and their
     p-value.
     """
-    drawing.check_plots(plot)
-    from dask_runner.conclusions.coincidence_observed import Pair, observe
+    drawing.check_plots([*(plot or ()), *(plot_map or ())])
+    from dask_runner.conclusions.coincidence_observed import Pair, around, observe
     from dask_runner.conclusions.unblinding import decision
 
     order = decision(unblind, None)
@@ -167,6 +170,10 @@ def observe(
     result = observe(trials, known, pair)
     report(result, json=json)
     _draw(None, known, plot, {name: result.log10_odds})
+    if plot_map:
+        from dask_runner.reports.plots.pairs import pair as picture
+
+        drawing.draw(picture(*around(trials, pair), title=sky_map.name), plot_map)
 
 
 def _load(

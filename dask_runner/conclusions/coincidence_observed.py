@@ -15,7 +15,7 @@ from dask_runner.conclusions.unblinding import Unblinding, unblind
 from dask_runner.errors import BadInputError
 from dask_runner.files import path_to_text, sha256
 from dask_runner.sky.healpix import SkyDensity, read_map
-from dask_runner.sky.lists import SECONDS_A_DAY, read_list
+from dask_runner.sky.lists import COLUMNS, SECONDS_A_DAY, EventList, read_list
 from dask_runner.trials.models.coincidence import observed
 
 # 1970-01-01 as MJD.
@@ -41,8 +41,9 @@ def observe(trials: Trials, background: Background, pair: Pair) -> GivenOdds:
     background.check([file.sha256 for file in trials.model.files()])
     background.of(pair.detector)
     trials.model.detector({"detector": pair.detector})
-    sky = read_map(pair.map, nside=trials.model.nside)
-    time = _time(sky, pair.map) if pair.time is None else pair.time
+    sky, time = _map(trials, pair)
+    if not pair.events.is_file():
+        raise BadInputError(f"--list {pair.events}: there is no such file")
     found: list[GivenOdds] = []
 
     def look() -> Mapping[str, Any]:
@@ -58,6 +59,22 @@ def observe(trials: Trials, background: Background, pair: Pair) -> GivenOdds:
     return GivenOdds(
         detector=result.detector, log10_odds=result.log10_odds, p=result.p, unblinded=seen
     )
+
+
+def around(trials: Trials, pair: Pair) -> tuple[SkyDensity, EventList]:
+    """The map and the events in its window, to be drawn after they were looked at."""
+    sky, time = _map(trials, pair)
+    events = read_list(pair.events)
+    window = trials.model.detector({"detector": pair.detector}).window
+    delay = (events.time - time) * SECONDS_A_DAY
+    inside = (delay >= window.begin) & (delay <= window.end)
+    return sky, EventList(**{name: getattr(events, name)[inside] for name in COLUMNS})
+
+
+def _map(trials: Trials, pair: Pair) -> tuple[SkyDensity, float]:
+    """The map and its time in days (MJD)."""
+    sky = read_map(pair.map, nside=trials.model.nside)
+    return sky, _time(sky, pair.map) if pair.time is None else pair.time
 
 
 def _time(sky: SkyDensity, path: Path) -> float:

@@ -48,7 +48,9 @@ def odds(
         _survival(below, background, edges)
         if marked is not None:
             for axes in (above, below):
-                axes.axvline(marked, color=RED, linestyle="--", label="Observed")
+                # Not to the top: the legend makes itself room above what is drawn.
+                ends = [axes.get_ylim()[0], axes.get_ylim()[1] / 2]
+                axes.plot([marked] * 2, ends, color=RED, linestyle="--", label="Observed")
         below.set_xlim(edges[0], edges[-1])
         below.set_xlabel(r"$\log_{10}$ odds")
         above.set_ylabel("Share of trials per bin")
