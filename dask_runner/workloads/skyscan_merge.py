@@ -87,9 +87,10 @@ def _write_map(found: SkyMap, sky: str | int, request: MergeRequest, name: str) 
 
 
 def _hash(columns: Mapping[str, Any]) -> str:
+    """Of what hosts have computed, where instructions are pinned; p-values are added here."""
     digest = hashlib.sha256()
-    for values in columns.values():
-        digest.update(np.ascontiguousarray(values).tobytes())
+    for name in scans.PIXEL.names or ():
+        digest.update(np.ascontiguousarray(columns[name]).tobytes())
     return digest.hexdigest()
 
 

@@ -173,7 +173,8 @@ def test_the_users_own_samples_and_what_becomes_of_another_file(product):
             table[column] = getattr(sample, column)
         np.save(product.folder / f"{name}.npy", table)
     product.run(*scan("--nside", 4, "--seed", 2))
-    synthetic = merged(product)["skymap.fits"]["content_hash"]
+    merged(product)
+    synthetic = healpy.read_map(product.last / "merged" / "skymap.fits", field=0)
     config.write_text(
         'livetime = 365.25\n[experiment]\nfile = "experiment.npy"\n'
         '[simulation]\nfile = "simulation.npy"\n'
@@ -190,4 +191,8 @@ def test_the_users_own_samples_and_what_becomes_of_another_file(product):
     np.save(product.folder / "simulation.npy", table)
     product.run("rerun", "last", "-q")
     product.check(finished=True)
-    assert merged(product)["skymap.fits"]["content_hash"] == synthetic
+    merged(product)
+    found = healpy.read_map(product.last / "merged" / "skymap.fits", field=0)
+    # Hosts compute with pinned instructions, this test does not: last bits of the samples differ.
+    assert np.allclose(found, synthetic, rtol=0, atol=1e-9)
+    assert found.max() > 1
