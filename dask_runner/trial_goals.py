@@ -17,8 +17,8 @@ from dask_runner.progress import duration
 from dask_runner.seeds import canonical_point
 from dask_runner.settings import Settings
 from dask_runner.stats.forecast import forecast
-from dask_runner.trial_results import load
-from dask_runner.trial_runs import Planned, TrialRequest, check_same, grown, names_points
+from dask_runner.trial_results import load, workload_of
+from dask_runner.trial_runs import Planned, TrialRequest, check_same, grown, named_points
 from dask_runner.trials.conditions import MOST, Condition, looked_at, next_number, parse
 from dask_runner.trials.loading import TrialData
 from dask_runner.trials.points import Demand, Point, parse_counts
@@ -89,7 +89,7 @@ def more(
     """
     check_same(state, wanted.request, settings)
     trials = load([state.folder.path])
-    points = wanted.request.all_points() if names_points(wanted.request) else trials.points
+    points = named_points(wanted.request, workload_of(state).model) or trials.points
     demands = unsatisfied(trials, points, wanted.conditions, wanted.most)
     text = "--until " + " and ".join(condition.text for condition in wanted.conditions)
     if not demands:

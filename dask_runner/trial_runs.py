@@ -78,11 +78,11 @@ def plan(request: TrialRequest, settings: Settings, target: Target) -> Planned:
     points = request.all_points()
     if not request.counts:
         raise UsageError("how many trials? -n NUMBER for each point")
-    demands = parse_counts(request.counts, points)
     name, file = _name_and_file(request.model)
     ship = tuple(dict.fromkeys(path.expanduser().absolute() for path in (*file, *request.ship)))
     with copied(ship) as copy, as_on_hosts(copy, request.import_path):
         model = _load(name, request.options, points)
+        demands = parse_counts(request.counts, _spread(model, points))
         planned = _planned(
             models.spec_of(name, model),
             model,
@@ -92,6 +92,21 @@ def plan(request: TrialRequest, settings: Settings, target: Target) -> Planned:
             target=target,
         )
     return msgspec.structs.replace(planned, ship=ship)
+
+
+def _spread(model: Model, points: list[Point]) -> list[Point]:
+    """The points as the model completes them: some have an axis that need not be named."""
+    spread: Callable[[list[Point]], list[Point]] | None = getattr(model, "spread", None)
+    return points if spread is None else spread(points)
+
+
+def named_points(request: TrialRequest, spec: ModelSpec) -> list[Point]:
+    """The points that are asked for of a run of this model; none if none is named."""
+    if not names_points(request):
+        return []
+    points = request.all_points()
+    # A user's model has no such axis, and what it imports is not here.
+    return _spread(models.load(spec), points) if spec.name in models.MODELS else points
 
 
 def _planned(
@@ -263,11 +278,7 @@ def _extended_demands(state: RunState, workload: Trials, request: TrialRequest) 
         before = there.get(key)
         if before is None or before.trials < trials:
             there[key] = Demand(point=batch.parameters["point"], trials=trials)
-    points: list[Point] = (
-        request.all_points()
-        if names_points(request)
-        else [demand.point for demand in there.values()]
-    )
+    points = named_points(request, workload.model) or [one.point for one in there.values()]
     if not request.counts:
         raise UsageError("how many trials? -n NUMBER in all for each point, or -n +NUMBER more")
     more = [text.startswith("+") for text in request.counts]

@@ -48,7 +48,7 @@ def trials(
         typer.Option(
             "--model",
             "-m",
-            help="counting, gaussian, spectrum, pyhf, point-source; or yours: "
+            help="counting, gaussian, spectrum, pyhf, point-source, coincidence; or yours: "
             "package.module:function, ./file.py:function.",
         ),
     ] = "",

@@ -313,3 +313,17 @@ def test_options_of_other_models_are_refused(folder):
         plan(request, None, None)
     with pytest.raises(UsageError, match="needs --config"):
         Coincidence.from_options()
+
+
+def test_all_classes_are_meant_unless_some_are_named(folder):
+    text = POOL + "[detector.HL]\ninstruments = 'H1,L1'\n[detector.HLV]\ninstruments = 'H1L1V1'\n"
+    made = model(folder, text)
+    assert made.spread([{"n_sig": 1}, {}]) == [
+        {"detector": "HL", "n_sig": 1},
+        {"detector": "HL"},
+        {"detector": "HLV", "n_sig": 1},
+        {"detector": "HLV"},
+    ]
+    named = [{"detector": "HLV"}]
+    assert made.spread(named) == named
+    assert model(folder).spread([{}]) == [{}]

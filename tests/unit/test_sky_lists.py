@@ -81,3 +81,12 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"time\xff,ra\n")
     with pytest.raises(BadInputError, match="a.csv: not UTF-8"):
         lists.read_list(tmp_path / "a.csv")
+
+
+def test_both_readers_of_csv_agree(tmp_path, monkeypatch):
+    lists.write_list(tmp_path / "a.csv", events(200))
+    fast = lists.read_list(tmp_path / "a.csv")
+    monkeypatch.setattr(lists, "_columns", lambda path: None)
+    slow = lists.read_list(tmp_path / "a.csv")
+    for column in lists.COLUMNS:
+        assert getattr(fast, column).tobytes() == getattr(slow, column).tobytes()

@@ -40,6 +40,7 @@ from dask_runner.trials.models.coincidence_trials import (
     WholeLists,
     rings_of,
 )
+from dask_runner.trials.points import Point
 
 # Expected events in a window: a trial has room for all that may come.
 _MOST_EVENTS = 20_000.0
@@ -117,6 +118,12 @@ class Coincidence(Struct, frozen=True, kw_only=True):
             maps=tuple(model_files.located(file, places) for file in self.maps),
             lists=tuple(model_files.located(file, places) for file in self.lists),
         )
+
+    def spread(self, points: list[Point]) -> list[Point]:
+        """All classes for points that name none, if there are several."""
+        if list(self.classes) == [ALL] or any("detector" in point for point in points):
+            return points
+        return [{"detector": name, **point} for name in self.classes for point in points]
 
     def parameters(self) -> Parameters:
         if list(self.classes) == [ALL]:
