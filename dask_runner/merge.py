@@ -4,6 +4,7 @@ Owns the refusal of an incomplete run and what the merged file says about what i
 parts are joined is the workload's affair.
 """
 
+import filecmp
 import os
 import shutil
 import tempfile
@@ -181,7 +182,10 @@ def _write(
         raise StorageError(f"cannot write to {target}: {error.strerror}") from error
     try:
         made = workload.merge(msgspec.structs.replace(request, folder=beside, names=tuple(finals)))
-        return _publish_all([(file, _final(file, finals, target)) for file in made], beside)
+        # Drawn again, it is not written again.
+        kept = isinstance(workload, NamesMerged) and not finals
+        places = [(file, _final(file, finals, target)) for file in made]
+        return _publish_all(places, beside, kept=kept)
     finally:
         shutil.rmtree(beside)
 
@@ -191,17 +195,32 @@ def _final(file: MergedFile, finals: Mapping[str, Path], target: Path) -> Path:
     return finals.get(name, target / name)
 
 
-def _publish_all(made: Iterable[tuple[MergedFile, Path]], beside: Path) -> tuple[MergedFile, ...]:
-    """All files get their names, or none: half a merge would stand in the way of the next."""
+def _publish_all(
+    made: Iterable[tuple[MergedFile, Path]], beside: Path, *, kept: bool
+) -> tuple[MergedFile, ...]:
+    """All files get their names, or none: half a merge would stand in the way of the next. Those
+    that are there with the same bytes are `kept`, if that is allowed.
+    """
     done: list[MergedFile] = []
+    there = [
+        msgspec.structs.replace(file, path=os.fspath(final))
+        for file, final in made
+        if kept and _is_same(beside / final.name, final)
+    ]
+    names = {file.path for file in there}
     try:
         for file, final in made:
-            done.append(_publish(file, beside, final))
+            if os.fspath(final) not in names:
+                done.append(_publish(file, beside, final))
     except (UsageError, StorageError):
         for file in done:
             Path(file.path).unlink()
         raise
-    return tuple(done)
+    return (*there, *done)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _publish(file: MergedFile, beside: Path, final: Path) -> MergedFile:

@@ -14,7 +14,7 @@ import numpy as np
 from dask_runner.errors import UsageError
 from dask_runner.histograms.conversion import uhi_name
 from dask_runner.histograms.result import Cut, Filled, HistogramResult, Numbers
-from dask_runner.histograms.spec import Axis
+from dask_runner.histograms.spec import Axis, HistogramSpec
 
 SCHEMA = "dask-runner/histograms/1"
 CUTFLOW = "cutflow"
@@ -200,7 +200,7 @@ def _plain(filled: Filled) -> Any:
     # ROOT has underflow and overflow for labelled bins too.
     room = [(1, 1) if axis.kind == "category" else (0, 0) for axis in axes]
     return rootfiles.PlainHistogram(
-        title=filled.spec.name,
+        title=_title(filled.spec),
         axes=tuple(
             rootfiles.PlainAxis(
                 edges=axis.all_edges,
@@ -214,6 +214,12 @@ def _plain(filled: Filled) -> Any:
         variances=np.pad(filled.variances, room),
         entries=float(filled.entries),
     )
+
+
+def _title(spec: HistogramSpec) -> str:
+    """What is filled and where, as TTree::Draw has it."""
+    what = " : ".join(spec.fill) or spec.name
+    return f"{what} {{{spec.where}}}" if spec.where else what
 
 
 def _cutflows(cutflow: Sequence[Cut]) -> dict[str, Any]:

@@ -70,6 +70,9 @@ def test_the_usual_names_and_json(place):
     assert names == ["histograms.root", "histograms.json"]
     assert (place.runs / place.whole / "merged" / "histograms.root").is_file()
     assert said["events_read"] == said["events_asked"] == 3000
+    # It can be said and drawn again.
+    assert place.json("merge", place.whole, "--plot", "again.png")["files"] == said["files"]
+    assert (place.folder / "again.pt.png").is_file()
     pt, plane = said["histograms"]
     assert pt["samples"] == ["a", "b"]
     assert [axis["bins"] for axis in plane["axes"]] == [5, 2]
