@@ -99,7 +99,7 @@ def plan(request: ScanRequest, settings: Settings, target: Target) -> PlannedSca
     size = batch_size(
         workload, cost, slots=slots, fixed=request.batch_size, target=settings.trials.batch_seconds
     )
-    notes = (*_notes(workload, cost, slots), *loaded.warnings)
+    notes = (*_notes(workload, cost, slots), *_empty(workload, made), *loaded.warnings)
     workload = msgspec.structs.replace(workload, size=size, notes=notes)
     return PlannedScan(workload=workload, notes=_record(workload))
 
@@ -214,6 +214,28 @@ def _notes(workload: SkyScan, cost: Cost, slots: int) -> tuple[str, ...]:
         f"{what}: {workload.pixels} pixels of {grid} each",
         f"expected: {time_text} ({speed})",
     )
+
+
+def _empty(workload: SkyScan, search: Search) -> tuple[str, ...]:
+    """Where the experiment has no events nothing can be found."""
+    first = workload.first_pixel
+    _, dec = pixels.centres(workload.nside, first + np.arange(workload.pixels))
+    rings, number = np.unique(dec, return_counts=True)
+    empty = np.array([_has_no_events(search, float(ring)) for ring in rings])
+    if not empty.any():
+        return ()
+    low, high = np.degrees([rings[empty].min(), rings[empty].max()])
+    where = f"{int(number[empty].sum())} pixels between {low:.1f} and {high:.1f} deg"
+    why = "the experiment has no events there, so TS is 0; --min-dec and --max-dec leave them out"
+    return (f"{where}: {why}",)
+
+
+def _has_no_events(search: Search, dec: float) -> bool:
+    try:
+        search.check_background(dec)
+    except UsageError:
+        return True
+    return False
 
 
 def _record(workload: SkyScan) -> tuple[Note, ...]:

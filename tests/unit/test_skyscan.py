@@ -14,6 +14,7 @@ from dask_runner.opening import Target
 from dask_runner.settings import load_settings
 from dask_runner.sky import pixels, scans
 from dask_runner.sky.config import read_search
+from dask_runner.sky.events import EVENT_COLUMNS
 from dask_runner.sky.search import Search
 from dask_runner.sky.significance import Significance
 from dask_runner.sky.skymaps import UNSEEN, hottest_spots
@@ -283,6 +284,22 @@ def test_what_the_user_says_becomes_a_scan(config, tmp_path):
     many = planned(config, tmp_path, nside=2, skies=100, batch_size=11)
     assert (many.workload.keep, many.workload.size, many.notes) == ("hottest", 11, ())
     assert planned(config, tmp_path, nside=2, skies=3, keep="maps").workload.keep == "maps"
+
+
+def test_pixels_without_events_are_said(search, tmp_path):
+    """As of a detector that sees one half of the sky."""
+    events = Search.load(search).experiment
+    north = events.take(events.dec > 0.3)
+    table = np.zeros(len(north), [(name, "f8") for name in EVENT_COLUMNS])
+    for name in EVENT_COLUMNS:
+        table[name] = getattr(north, name)
+    np.save(tmp_path / "north.npy", table)
+    config = tmp_path / "north.toml"
+    config.write_text('livetime = 365.25\n[experiment]\nfile = "north.npy"\n')
+    note = planned(config, tmp_path, nside=4).workload.notes[2]
+    assert "the experiment has no events there" in note
+    assert "between -78.3 and" in note
+    assert len(planned(config, tmp_path, nside=4, min_dec=20).workload.notes) == 2
 
 
 def test_whoever_looks_at_the_observed_sky_is_recorded(config, tmp_path):
