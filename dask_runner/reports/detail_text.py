@@ -15,6 +15,8 @@ from dask_runner.reports.summary_text import summary
 
 _INPUTS_SHOWN = 10
 _NOTES_SHOWN = 20
+# Characters of a list on one line.
+_LONGEST = 1000
 
 
 def run_detail(view: RunDetail) -> Pieces:
@@ -88,7 +90,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, objec
         if isinstance(value, dict):
             yield from _flat(value, dotted)
         else:
-            yield dotted, _json(value)
+            yield dotted, _short(value)
+
+
+def _short(value: Any) -> str:
+    """A list of hundreds of files or numbers would hide all else; --json has it."""
+    text = _json(value)
+    if not isinstance(value, list) or len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}... ({len(value)} in all)"
 
 
 def _json(value: Any) -> str:

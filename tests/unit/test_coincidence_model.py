@@ -157,6 +157,7 @@ def test_a_flat_map_gives_exactly_the_other_factors(tmp_path):
     weight = float(energy.factor(np.array([5e4]))[0])
     assert found["energy"] == pytest.approx(weight)
     assert (found["log10_odds"] == np.log10(found["time"] * found["energy"])).all()
+    assert found["ts"] == pytest.approx(2 * np.log(1 + found["time"] * found["energy"]))
     assert found["time"].mean() == pytest.approx(1, abs=0.05)
 
 
@@ -176,7 +177,7 @@ def test_no_event_has_a_defined_value(tmp_path):
     none = found["n_events"] == 0
     assert none.mean() == pytest.approx(np.exp(-0.1), abs=0.02)
     assert (found["log10_odds"][none] == FLOOR).all()
-    for name in ("space", "time", "energy"):
+    for name in ("space", "time", "energy", "ts"):
         assert (found[name][none] == 0).all()
     assert not any(np.isnan(column).any() for column in found.values())
 

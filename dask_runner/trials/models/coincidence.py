@@ -33,6 +33,7 @@ from dask_runner.trials.models.coincidence_config import (
     read_items,
 )
 from dask_runner.trials.models.coincidence_trials import (
+    REALS,
     Chance,
     Maps,
     Pairing,
@@ -132,11 +133,12 @@ class Coincidence(Struct, frozen=True, kw_only=True):
 
     def fields(self) -> dict[str, str]:
         """`map` and `list` are places in the model's (-1: a pool); `n_events` are all in the window
-        and `n_injected` those from the source; `space`, `time` and `energy` are the factors of the
+        and `n_injected` those from the source; `ts` is 2 ln(1 + odds), which grows as the odds do
+        and is 0 for none, for conclusions that need a test statistic; `space`, `time` and `energy` are the factors of the
         event that says most for a common source, 0 without any.
         """
         whole = dict.fromkeys(("map", "list", "n_events", "n_injected"), "<i4")
-        return {**whole, **dict.fromkeys(("log10_odds", "space", "time", "energy"), "<f8")}
+        return {**whole, **dict.fromkeys(REALS, "<f8")}
 
     def sampler(self, point: Mapping[str, Value]) -> BlockTrial:
         """Prepare for a class. Raises UsageError for an unknown one, and for a signal that is no

@@ -27,6 +27,8 @@ from dask_runner.trials.models.counting import PoissonInverse
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+# Fields that are no whole numbers.
+REALS: Final = ("log10_odds", "ts", "space", "time", "energy")
 # What a trial uses before its events.
 _HEAD: Final = 4
 # Of each injected event: which one of the lists lends its error, distance, angle, time, energy.
@@ -187,7 +189,7 @@ class Pairing:
             "map": self._places[which],
             "list": self._lists[self._chance.chosen(head[1])],
             **{name: np.zeros(len(which), "<i4") for name in ("n_events", "n_injected")},
-            **{name: np.zeros(len(which)) for name in ("log10_odds", "space", "time", "energy")},
+            **{name: np.zeros(len(which)) for name in REALS},
         }
         for place in np.unique(which):
             rows = np.flatnonzero(which == place)
@@ -213,12 +215,12 @@ class Pairing:
         number = np.bincount(events.trial, minlength=n)
         best = _best(events.trial, value, number)
         there = number > 0
+        sums = np.bincount(events.trial, value, n).astype(np.float64)
         return {
             "n_events": number,
             "n_injected": injected,
-            "log10_odds": log10_odds(
-                np.bincount(events.trial, value, n).astype(np.float64), self._prior
-            ),
+            "log10_odds": log10_odds(sums, self._prior),
+            "ts": 2 * np.log1p(self._prior * sums),
             **{
                 name: _spread(factor[best], there)
                 for name, factor in (("space", space), ("time", time), ("energy", energy))
