@@ -31,8 +31,8 @@ class ExactSum:
         self.cells = cells
         self.digits: dict[int, Places] = {}
 
-    def add_at(self, places: Places, weights: Numbers) -> None:
-        """Add each weight in its place. All weights must be finite.
+    def add_at(self, places: Places | None, weights: Numbers) -> None:
+        """Add each weight in its place; None if there is one place only. All must be finite.
 
         They are cut into pieces at a power of two that depends on the largest, so that the pieces
         of a place add up in a double without rounding.
@@ -43,9 +43,13 @@ class ExactSum:
         top = math.frexp(_largest(rest))[1]
         while len(rest) and (left := rest != 0).any():
             if np.count_nonzero(left) < len(rest) // 2:
-                rest, places = rest[left], places[left]
+                rest, places = rest[left], None if places is None else places[left]
             piece = _rounded(rest, top - room)
-            self.add(np.bincount(places, piece, self.cells).astype(np.float64, copy=False))
+            self.add(
+                piece.sum(keepdims=True)
+                if places is None
+                else np.bincount(places, piece, self.cells).astype(np.float64, copy=False)
+            )
             rest = np.subtract(rest, piece, out=piece)
             top -= room
 
@@ -102,13 +106,6 @@ class ExactSum:
         if level not in self.digits:
             self.digits[level] = np.zeros(self.cells, np.int64)
         return self.digits[level]
-
-
-def total(weights: Numbers) -> ExactSum:
-    """The exact sum of all weights, in one place."""
-    result = ExactSum(1)
-    result.add_at(np.zeros(len(weights), np.int64), weights)
-    return result
 
 
 def _largest(values: Numbers) -> float:

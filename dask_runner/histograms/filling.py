@@ -68,7 +68,7 @@ class Filler:
         """What is taken of the values; None if all is."""
         masks: list[Mask] = []
         if not selected.events.all():
-            masks.append(spread(Value(data=selected.events), offsets))
+            masks.append(selected.spread(Value(data=selected.events), offsets))
         own = selected.evaluate(self._where) if self._where else None
         for value in (selected.objects, own):
             if value is not None:

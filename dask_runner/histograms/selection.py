@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import Struct, field
 
 from dask_runner.errors import BadInputError
 from dask_runner.histograms.accumulate import ExactSum
 from dask_runner.histograms.expressions import Expression
 from dask_runner.histograms.spec import Job
 from dask_runner.histograms.sums import CutSum
-from dask_runner.histograms.values import CountsDifferError, Offsets, Value, spread
+from dask_runner.histograms.values import CountsDifferError, Data, Offsets, Value, spread
 from dask_runner.rootfiles.chunks import Chunk
 
 Mask = npt.NDArray[np.bool_]
@@ -39,6 +39,18 @@ class Selected(Struct, frozen=True, kw_only=True):
     events: Mask
     objects: Value | None = None
     weight: Value | None = None
+    # What was spread, by the identities of what and over which offsets; with it, so that no other
+    # array gets its identity.
+    known: dict[tuple[int, int], tuple[Data, Offsets, Data]] = field(default_factory=dict)
+
+    def spread(self, value: Value, offsets: Offsets | None) -> Data:
+        """The data with one item for each object; made once, for histograms share weights."""
+        if offsets is None or value.offsets is not None:
+            return value.data
+        key = id(value.data), id(offsets)
+        if key not in self.known:
+            self.known[key] = value.data, offsets, spread(value, offsets)
+        return self.known[key][2]
 
     def evaluate(self, expression: Expression) -> Value:
         """The value of an expression. Raises BadInputError if objects do not fit together."""
@@ -119,13 +131,14 @@ class Selector:
             events=events,
             objects=objects,
             weight=weight,
+            known=base.known,
         )
 
     def _count_objects(
         self, flow: "_Flow", base: Selected, events: Mask, objects: Value, weight: Value | None
     ) -> None:
         assert self._where is not None
-        inside = spread(Value(data=events), objects.offsets)
+        inside = base.spread(Value(data=events), objects.offsets)
         weights = None
         if weight is not None:
             fits(base, objects.offsets, objects.name, weight, self._where)
@@ -148,7 +161,7 @@ class _Flow:
         cut = self._cuts[self._next]
         cut.count += count
         if weights is not None and cut.weights is not None:
-            cut.weights.add_at(np.zeros(len(weights), np.int64), weights)
+            cut.weights.add_at(None, weights)
         self._next += 1
 
 
@@ -196,7 +209,7 @@ def as_weights(
     """
     product: Weights | None = None
     for value in weights:
-        data = spread(value, offsets)
+        data = selected.spread(value, offsets)
         own = (data if mask is None else data[mask]).astype(np.float64)
         product = own if product is None else product * own
     if product is None:

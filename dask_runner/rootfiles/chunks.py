@@ -22,9 +22,11 @@ from dask_runner.rootfiles.reading import Indexed, indexed
 from dask_runner.rootfiles.remote import TIMEOUT, opened_remote
 from dask_runner.rootfiles.tables import Table, column_name
 
-# What is unpacked at once of all wanted branches, in bytes, and within which number of entries.
-_STEP_BYTES = 24_000_000
-_LEAST, _MOST = 1000, 100_000
+# What is unpacked at once, in bytes: of each branch (with less, calls cost more than bytes; with more,
+# a processor's caches are too small), and of all; and within which number of entries.
+_BRANCH_BYTES = 1_600_000
+_STEP_BYTES = 32_000_000
+_LEAST, _MOST = 1000, 400_000
 # Of a branch whose size the file does not tell, for each entry.
 _UNKNOWN = 32
 
@@ -178,7 +180,7 @@ class _Any:
     def step(self, names: Sequence[str]) -> int:
         sizes = [getattr(self._node[name], "uncompressed_bytes", None) for name in names]
         each = sum(_UNKNOWN if size is None else size / max(1, self.entries) for size in sizes)
-        return int(min(_MOST, max(_LEAST, _STEP_BYTES / max(each, 1.0))))
+        return _entries(each, len(names))
 
     def chunks(self, names: Mapping[str, str], first: int, stop: int, step: int) -> Iterator[Chunk]:
         begin = first
@@ -244,8 +246,7 @@ class _Ours:
     def step(self, names: Sequence[str]) -> int:  # noqa: ARG002
         """All branches are read, whichever are wanted."""
         sizes = sum(sum(cluster.sizes) for cluster in self._tree.clusters)
-        each = sizes / max(1, self.entries)
-        return int(min(_MOST, max(_LEAST, _STEP_BYTES / max(each, 1.0))))
+        return _entries(sizes / max(1, self.entries), len(self._tree.branches))
 
     def chunks(self, names: Mapping[str, str], first: int, stop: int, step: int) -> Iterator[Chunk]:
         for begin in range(first, stop, step):
@@ -256,6 +257,12 @@ class _Ours:
                 entries=end - begin,
                 columns={name: _joined(full, tables) for name, full in names.items()},
             )
+
+
+def _entries(each: float, branches: int) -> int:
+    """Entries of a step, if each has so many bytes in all branches."""
+    wanted = min(_STEP_BYTES, _BRANCH_BYTES * max(1, branches))
+    return int(min(_MOST, max(_LEAST, wanted / max(each, 1.0))))
 
 
 def _joined(name: str, tables: Sequence[Table]) -> Column:
