@@ -73,7 +73,7 @@ class FitKeys(Struct, frozen=True, kw_only=True):
     sin_dec_bins: Annotated[int, Meta(ge=1, le=1000)] = 40
     energy_bins: Annotated[int, Meta(ge=1, le=1000)] = 30
     log10e: tuple[float, float] = (1.5, 7.5)
-    least_events: Annotated[int, Meta(ge=1)] = 20
+    least_events: Annotated[int, Meta(ge=1)] = 5
     smoothing: Annotated[float, Meta(ge=0, le=30)] = 0.0
     band: Annotated[float, Meta(gt=0, le=1)] = 0.05
 
