@@ -22,8 +22,8 @@ from dask_runner.rootfiles.reading import Indexed, indexed
 from dask_runner.rootfiles.remote import TIMEOUT, opened_remote
 from dask_runner.rootfiles.tables import Table, column_name
 
-# What is unpacked at once, in bytes: of each branch (with less, calls cost more than bytes; with more,
-# a processor's caches are too small), and of all; and within which number of entries.
+# What is unpacked at once, in bytes: of each branch (with less, calls cost more than bytes; with
+# more, a processor's caches are too small), and of all; and within which number of entries.
 _BRANCH_BYTES = 1_600_000
 _STEP_BYTES = 32_000_000
 _LEAST, _MOST = 1000, 400_000
