@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Struct
 
 from dask_runner import trial_results
-from dask_runner.conclusions.selection import numbers
+from dask_runner.conclusions.selection import Array, numbers
 from dask_runner.errors import UsageError
 from dask_runner.manifest import read_state
 from dask_runner.sky.config import SearchConfig
@@ -62,8 +62,8 @@ def background(
             hint="detector, samples and likelihood must be the same: use one --config for both",
         )
     fits, warnings = {}, []
-    for dec, there in _by_declination(trials, search.signal.extension).items():
-        found = Chi2TSD.fit(numbers(there, "ts"), free_scale=fit == "scale")
+    for dec, ts in by_declination(trials, search.signal.extension).items():
+        found = Chi2TSD.fit(ts, free_scale=fit == "scale")
         fits[float(np.radians(dec))] = found
         if found.warning:
             warnings.append(f"background at dec {dec:g} deg: {found.warning}")
@@ -81,8 +81,11 @@ def identity_of(search: SearchConfig) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def _by_declination(trials: TrialData, extension: float) -> dict[float, TrialData]:
-    found: dict[float, TrialData] = {}
+def by_declination(trials: TrialData, extension: float) -> dict[float, Array]:
+    """The test statistics without signal at each declination (degrees). Points that differ in the
+    spectrum of a source which is not there are the same, with other random numbers.
+    """
+    found: dict[float, list[Array]] = {}
     for point, there in trials:
         if point.get(SIGNAL, 0) != 0:
             continue
@@ -92,12 +95,9 @@ def _by_declination(trials: TrialData, extension: float) -> dict[float, TrialDat
                 f"extension of {extension:g} deg",
                 hint="signal.extension of the --config says it",
             )
-        dec = float(point[DEC])
-        if dec in found:
-            raise UsageError(f"background trials: two points have dec={dec:g}")
-        found[dec] = there
+        found.setdefault(float(point[DEC]), []).append(numbers(there, "ts"))
     if not found:
         raise UsageError(
             f"there are no trials with {SIGNAL}=0", hint="background trials have no signal"
         )
-    return found
+    return {dec: np.concatenate(parts) for dec, parts in found.items()}

@@ -5,6 +5,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
+import trial_files
 
 from dask_runner.conclusions import fluxes, skies, sky_background
 from dask_runner.conclusions.results import (
@@ -306,3 +307,24 @@ def test_the_same_search_wherever_its_files_are(search):
     other = msgspec.structs.replace(search, livetime=search.livetime * 2)
     assert sky_background.identity_of(other) != sky_background.identity_of(search)
     assert sky_background.background([], search).significance is None
+
+
+def test_which_trials_are_background(tmp_path):
+    def trials(*points):
+        return trial_files.trials_at(
+            tmp_path, points, lambda point, rng: {"ts": rng.random(20)}, {"ts": "<f8"}
+        )
+
+    found = sky_background.by_declination(
+        trials({"dec": 0}, {"dec": 0, "n_sig": 5}, {"dec": 30, "n_sig": 0, "index": 3.0}), 0.0
+    )
+    assert {dec: len(ts) for dec, ts in found.items()} == {0: 20, 30: 20}
+    # Without signal the spectrum says nothing: more trials of the same.
+    same = trials({"dec": 0, "index": 2.0}, {"dec": 0, "index": 3.0})
+    assert len(np.unique(sky_background.by_declination(same, 0.0)[0])) == 40
+    for points, message in [
+        ([{"dec": 0, "n_sig": 5}], "no trials with n_sig=0"),
+        ([{"dec": 0, "extension": 1.0}], "an extension of 0 deg"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            sky_background.by_declination(trials(*points), 0.0)
