@@ -7,6 +7,8 @@ from dask_runner.cli.console import err
 from dask_runner.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dask_runner.histograms.result import HistogramResult
     from dask_runner.trials.loading import TrialData
 
@@ -59,6 +61,21 @@ def distribution(trials: "TrialData", result: Any, plot: list[Path]) -> None:
         figure = plots.background if found.thresholds else plots.column
         several = len(result.points) > 1
         draw(figure(found, values, result.field), _of_point(plot, point, several=several))
+
+
+def sky(run: Path, plot: list[Path], *, partial: bool) -> "Callable[[], None]":
+    """What draws the map of a scan, after all that can be wrong was looked at."""
+    from dask_runner.conclusions import skies
+
+    scan = skies.load(run, partial=partial)
+    view, found = skies.view(scan), scan.map(0)
+
+    def draw_it() -> None:
+        from dask_runner.reports import plots
+
+        draw(plots.mollweide(view, found), plot)
+
+    return draw_it
 
 
 def check_histograms(result: "HistogramResult", plot: list[Path] | None) -> None:

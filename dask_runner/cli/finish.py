@@ -70,7 +70,9 @@ def merge(
     ] = None,
     plot: Annotated[
         list[Path] | None,
-        typer.Option("--plot", help="Draw the histograms: FILE.png or FILE.pdf; repeat."),
+        typer.Option(
+            "--plot", help="Draw the histograms, or the map: FILE.png or FILE.pdf; repeat."
+        ),
     ] = None,
     log: Annotated[bool, typer.Option("--log", help="Plots with a logarithmic scale.")] = False,
     stack: Annotated[
@@ -93,8 +95,10 @@ def merge(
     from dask_runner.merge import merge as join
 
     state = _state(timestamp, runs, settings)
-    filled = None
-    if plot or state.header.workload.name == "histogram":
+    filled, draw_sky = None, None
+    if plot and state.header.workload.name == "skyscan":
+        draw_sky = drawing.sky(state.folder.path, plot, partial=acceptance < 1)
+    elif plot or state.header.workload.name == "histogram":
         from dask_runner import histogram_results
 
         filled = histogram_results.load(state, acceptance=acceptance)
@@ -107,6 +111,8 @@ def merge(
         print_json(result)
     else:
         _show_merged(result)
+    if draw_sky is not None:
+        draw_sky()
 
 
 def _show_merged(result: "MergeResult") -> None:

@@ -36,9 +36,9 @@ def scan(*more):
     return ["skyscan", "--config", "search.toml", "--slots", "2", "-q", *map(str, more)]
 
 
-def merged(product, run="last"):
+def merged(product, run="last", *more):
     """The merged files by name."""
-    found = product.json("merge", run)
+    found = product.json("merge", run, *more)
     return {file["path"].rpartition("/")[2]: file for file in found["files"]}
 
 
@@ -46,8 +46,9 @@ def test_a_scan_that_is_killed_and_done_again_gives_the_same_map(product):
     (product.folder / "search.toml").write_text(SEARCH.format(events=20_000))
     product.run(*scan("--nside", 16, "--seed", 7))
     content = product.check(finished=True).content
-    whole = merged(product)["skymap.fits"]
+    whole = merged(product, "last", "--plot", "map.png")["skymap.fits"]
     assert whole["entries"] == 3072
+    assert (product.folder / "map.png").stat().st_size > 10_000
     driver = product.start(*scan("--nside", 16, "--seed", 7, "-b", 120))
     wait_for(lambda: len(product.timestamps) == 2 and product.done() >= 3, "some batches done")
     driver.send_signal(signal.SIGKILL)
