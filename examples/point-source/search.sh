@@ -7,6 +7,7 @@
 # Each step is a run with a label; what it says is printed, pictures are left in this folder.
 set -eu
 : "${BACKGROUND:=20000}" "${SIGNAL:=1000}" "${NSIDE:=32}" "${SKIES:=100}"
+: "${SIGNAL_DECS:=-60,-30,-5,0,15,30,60}"
 : "${DECS:=-80,-60,-45,-30,-20,-10,-5,0,5,10,20,30,45,60,80}"
 run="${DASK_RUNNER:-dask-runner}"
 
@@ -19,7 +20,7 @@ background=$(last)
 $run distribution "$background" --plot-parameters parameters.png > distributions.txt
 
 # What flux would be seen: sensitivity and discovery potential.
-$run trials --model point-source --config search.toml --grid dec=-60,-30,-5,0,15,30,60 \
+$run trials --model point-source --config search.toml --grid "dec=$SIGNAL_DECS" \
     --grid n_sig=0,0.5,1,2,3,5,8,12,18,26 -n "$SIGNAL" -n "n_sig=0:$BACKGROUND" --label signal -q
 $run sensitivity --plot sensitivity.png --plot-flux flux.png
 

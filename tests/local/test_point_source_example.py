@@ -16,6 +16,7 @@ SMALL = {
     "NSIDE": "8",
     "SKIES": "12",
     "DECS": "-60,0,60",
+    "SIGNAL_DECS": "0,30",
 }
 
 
