@@ -14,7 +14,7 @@ from dask_runner.histograms.expressions import Expression
 from dask_runner.histograms.selection import Mask, Selected, Weights, as_weights, fits
 from dask_runner.histograms.spec import Axis, HistogramSpec, Job
 from dask_runner.histograms.sums import HistogramSum, numeric_axes
-from dask_runner.histograms.values import CountsDifferError, Offsets, Value, common_offsets, spread
+from dask_runner.histograms.values import CountsDifferError, Offsets, common_offsets, spread
 
 
 class Filler:
@@ -66,25 +66,20 @@ class Filler:
 
     def _mask(self, selected: Selected, offsets: Offsets | None) -> Mask | None:
         """What is taken of the values; None if all is."""
-        masks: list[Mask] = []
-        if not selected.events.all():
-            masks.append(selected.spread(Value(data=selected.events), offsets))
-        own = selected.evaluate(self._where) if self._where else None
-        for value in (selected.objects, own):
-            if value is not None:
-                fits(selected, offsets, self._fill[0].text, value, self._fill[0])
-                masks.append(spread(value, offsets).astype(np.bool_, copy=False))
-        if not masks:
-            return None
-        mask = masks[0]
-        for more in masks[1:]:
-            mask = mask & more
-        return mask
+        if selected.objects is not None:
+            fits(selected, offsets, self._fill[0].text, selected.objects, self._fill[0])
+        mask = selected.mask(offsets, selected.objects)
+        if self._where is None:
+            return mask
+        own = selected.shared(self._where)
+        fits(selected, offsets, self._fill[0].text, own, self._fill[0])
+        here = selected.spread(own, offsets).astype(np.bool_, copy=False)
+        return here if mask is None else mask & here
 
     def _weights(
         self, selected: Selected, offsets: Offsets | None, mask: Mask | None
     ) -> Weights | None:
-        own = selected.evaluate(self._weight) if self._weight else None
+        own = selected.shared(self._weight) if self._weight else None
         weights = [value for value in (selected.weight, own) if value is not None]
         for value in weights:
             fits(selected, offsets, self._fill[0].text, value, self._fill[0])

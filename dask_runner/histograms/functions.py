@@ -20,7 +20,7 @@ from dask_runner.files import sha256
 from dask_runner.histograms.selection import Mask, Selected
 from dask_runner.histograms.spec import Axis, FunctionSpec, HistogramSpec
 from dask_runner.histograms.sums import HistogramSum, numeric_axes
-from dask_runner.rootfiles.chunks import Chunk, Column
+from dask_runner.rootfiles.columns import Chunk, Column
 
 # The name of a histogram that is not in a dict.
 ONLY = "histogram"

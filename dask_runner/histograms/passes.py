@@ -8,7 +8,7 @@ from dask_runner.histograms.functions import FunctionFiller
 from dask_runner.histograms.selection import Selected, Selector, branches_of
 from dask_runner.histograms.spec import HistogramSpec, Job
 from dask_runner.histograms.sums import Sums
-from dask_runner.rootfiles.chunks import Chunk
+from dask_runner.rootfiles.columns import Chunk
 
 
 class Pass:

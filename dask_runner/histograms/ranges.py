@@ -17,7 +17,8 @@ from dask_runner.histograms.passes import Pass
 from dask_runner.histograms.skimming import Skim, SkimWriter
 from dask_runner.histograms.spec import Job
 from dask_runner.histograms.values import CountsDifferError
-from dask_runner.rootfiles.chunks import Chunk, Reader
+from dask_runner.rootfiles.chunks import Reader
+from dask_runner.rootfiles.columns import Chunk
 
 # Of the pilot: it ends after so many s, or entries.
 _PILOT_SECONDS = 0.4

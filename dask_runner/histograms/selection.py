@@ -17,7 +17,7 @@ from dask_runner.histograms.expressions import Expression
 from dask_runner.histograms.spec import Job
 from dask_runner.histograms.sums import CutSum
 from dask_runner.histograms.values import CountsDifferError, Data, Offsets, Value, spread
-from dask_runner.rootfiles.chunks import Chunk
+from dask_runner.rootfiles.columns import Chunk
 
 Mask = npt.NDArray[np.bool_]
 Weights = npt.NDArray[np.float64]
@@ -41,7 +41,8 @@ class Selected(Struct, frozen=True, kw_only=True):
     weight: Value | None = None
     # What was spread, by the identities of what and over which offsets; with it, so that no other
     # array gets its identity.
-    known: dict[tuple[int, int], tuple[Data, Offsets, Data]] = field(default_factory=dict)
+    known: dict[tuple[int, int], tuple[Any, Any, Any]] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
 
     def spread(self, value: Value, offsets: Offsets | None) -> Data:
         """The data with one item for each object; made once, for histograms share weights."""
@@ -50,7 +51,30 @@ class Selected(Struct, frozen=True, kw_only=True):
         key = id(value.data), id(offsets)
         if key not in self.known:
             self.known[key] = value.data, offsets, spread(value, offsets)
-        return self.known[key][2]
+        data: Data = self.known[key][2]
+        return data
+
+    def mask(self, offsets: Offsets | None, objects: Value | None) -> Mask | None:
+        """What is taken of events (no offsets) or of the objects of `offsets`, by the job's cuts;
+        None if all is. Made once.
+        """
+        key = -1, id(offsets)
+        if key not in self.known:
+            made: Mask | None = None
+            if not self.events.all():
+                made = self.spread(Value(data=self.events), offsets)
+            if objects is not None:
+                own = self.spread(objects, offsets)
+                made = own if made is None else made & own
+            self.known[key] = made, offsets, made
+        mask: Mask | None = self.known[key][2]
+        return mask
+
+    def shared(self, expression: Expression) -> Value:
+        """As `evaluate`, kept for other histograms: cuts and weights are often the same."""
+        if expression.text not in self.values:
+            self.values[expression.text] = self.evaluate(expression)
+        return self.values[expression.text]
 
     def evaluate(self, expression: Expression) -> Value:
         """The value of an expression. Raises BadInputError if objects do not fit together."""

@@ -5,8 +5,8 @@ below leaves as a BadInputError that names the file and, as far as it can be tol
 Refuses to know what the columns mean.
 """
 
-from dask_runner.rootfiles.chunks import Column as ListColumn
 from dask_runner.rootfiles.chunks import Reader as TreeReader
+from dask_runner.rootfiles.columns import Column as ListColumn
 from dask_runner.rootfiles.hashing import content_hash
 from dask_runner.rootfiles.histogram_writing import PlainAxis, PlainHistogram, write_histograms
 from dask_runner.rootfiles.histograms import Histogram, read_histogram

@@ -7,20 +7,17 @@ unpacking anything twice. Refuses what is neither numbers nor lists of numbers.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import awkward as ak
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
 from dask_runner.errors import BadInputError
 from dask_runner.rootfiles.boundary import no_tree, opened, translated, tree_in
+from dask_runner.rootfiles.columns import Chunk, columns_of, joined
 from dask_runner.rootfiles.reading import Indexed, indexed
 from dask_runner.rootfiles.remote import TIMEOUT, opened_remote
-from dask_runner.rootfiles.tables import Table, column_name
 
 # What is unpacked at once, in bytes: of each branch (with less, calls cost more than bytes; with
 # more, a processor's caches are too small), and of all; and within which number of entries.
@@ -29,24 +26,6 @@ _STEP_BYTES = 32_000_000
 _LEAST, _MOST = 1000, 400_000
 # Of a branch whose size the file does not tell, for each entry.
 _UNKNOWN = 32
-
-
-class Column(Struct, frozen=True, kw_only=True):
-    """A branch: `data` flat; without offsets one value for each entry; with one array of offsets
-    lists of values; with two, lists of lists, those of entry i being `offsets[0][i]` to
-    `offsets[0][i + 1]` of the lists that `offsets[1]` gives.
-    """
-
-    data: npt.NDArray[Any]
-    offsets: tuple[npt.NDArray[np.int64], ...] = ()
-
-
-class Chunk(Struct, frozen=True, kw_only=True):
-    """The entries from `first` on, by branch."""
-
-    first: int
-    entries: int
-    columns: dict[str, Column]
 
 
 class TreeShape(Struct, frozen=True, kw_only=True):
@@ -255,7 +234,7 @@ class _Ours:
             yield Chunk(
                 first=begin,
                 entries=end - begin,
-                columns={name: _joined(full, tables) for name, full in names.items()},
+                columns={name: joined(full, tables) for name, full in names.items()},
             )
 
 
@@ -263,107 +242,6 @@ def _entries(each: float, branches: int) -> int:
     """Entries of a step, if each has so many bytes in all branches."""
     wanted = min(_STEP_BYTES, _BRANCH_BYTES * max(1, branches))
     return int(min(_MOST, max(_LEAST, wanted / max(each, 1.0))))
-
-
-def _joined(name: str, tables: Sequence[Table]) -> Column:
-    """A branch of several tables, one after the other."""
-    pieces = [_column_of(table, name) for table in tables]
-    data = np.concatenate([piece.data for piece in pieces])
-    if not pieces[0].offsets:
-        return Column(data=data)
-    counts = np.concatenate([np.diff(piece.offsets[0]) for piece in pieces])
-    offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return Column(data=data, offsets=(offsets,))
-
-
-def _column_of(table: Table, name: str) -> Column:
-    if name in table.columns:
-        return Column(data=table.columns[name])
-    for group, jagged in table.jagged.items():
-        if name == f"n{group}":
-            return Column(data=jagged.counts)
-        own = column_name(group, name)
-        if own in jagged.columns:
-            return Column(data=jagged.columns[own], offsets=(jagged.offsets,))
-    raise KeyError(name)
-
-
-def aligned(
-    entries: int, size: int, boundaries: Sequence[int], *, grid: int = 1
-) -> list[tuple[int, int]]:
-    """The entries as ranges (first, count) of about `size`: cut at the nearest boundary if one is
-    within a quarter of the size, at a multiple of `grid` if that is above 1.
-    """
-    if grid > 1:
-        size = max(grid, round(size / grid) * grid)
-    if not entries:
-        return []
-    ends = np.asarray(boundaries, np.int64)
-    cuts = [0]
-    while cuts[-1] + size < entries:
-        ideal = cuts[-1] + size
-        cut = ideal
-        if grid == 1 and len(ends):
-            near = int(ends[np.argmin(np.abs(ends - ideal))])
-            cut = near if abs(near - ideal) <= size // 4 else ideal
-        if cut >= entries:
-            break
-        cuts.append(cut)
-    return [(a, b - a) for a, b in pairwise([*cuts, entries])]
-
-
-def columns_of(
-    path: Path | str, names: Mapping[str, str], arrays: Mapping[str, Any]
-) -> dict[str, Column]:
-    """Awkward arrays by full name as columns. Raises BadInputError for what has other things than
-    numbers in it.
-    """
-    shared: list[npt.NDArray[np.int64]] = []
-    return {
-        name: _column(path, name, _member(arrays, full), shared) for name, full in names.items()
-    }
-
-
-def _member(arrays: Mapping[str, Any], full: str) -> Any:
-    """The array of a branch; RNTuple gives a field of records as one array."""
-    if full in arrays:
-        return arrays[full]
-    name, _, rest = full.partition(".")
-    found = arrays[name]
-    for part in rest.split(".") if rest else ():
-        found = found[part]
-    return found
-
-
-def _column(path: Path | str, name: str, array: Any, shared: list[npt.NDArray[np.int64]]) -> Column:
-    """`shared` are offsets that other branches have: equal ones are made the same, so that they
-    are compared once.
-    """
-    layout = array.layout
-    offsets: list[npt.NDArray[np.int64]] = []
-    if layout.is_option or layout.is_indexed:
-        layout = ak.to_packed(array).layout
-    while layout.is_list and layout.parameter("__array__") is None:
-        layout = layout.to_ListOffsetArray64(True)  # from 0 on
-        own = np.asarray(layout.offsets)
-        same = next((one for one in shared if np.array_equal(one, own)), own)
-        if same is own:
-            shared.append(own)
-        offsets.append(same)
-        layout = layout.content[: own[-1]]
-    if not layout.is_numpy or layout.parameter("__array__") is not None:
-        raise BadInputError(
-            f"{path}: the branch {name!r} has neither numbers nor lists of numbers: {array.type}"
-        )
-    data = np.asarray(layout.data)
-    if data.ndim > 1:
-        shape = data.shape
-        for k in range(1, data.ndim):
-            lists = int(np.prod(shape[:k]))
-            offsets.append(np.arange(lists + 1, dtype=np.int64) * shape[k])
-        data = data.reshape(-1)
-    return Column(data=data, offsets=tuple(offsets))
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.rootfiles import layout
 from dask_runner.rootfiles.boundary import opened, tree_in
-from dask_runner.rootfiles.chunks import Chunk, Column, columns_of, reader
+from dask_runner.rootfiles.chunks import reader
+from dask_runner.rootfiles.columns import Chunk, Column, columns_of
 from dask_runner.rootfiles.hashing import content_hash
 from dask_runner.rootfiles.index import empty_table
 from dask_runner.rootfiles.joining import concatenate

@@ -25,7 +25,7 @@ from dask_runner.histograms import combining, passes, sums
 from dask_runner.histograms.ranges import Measured, RangeWork
 from dask_runner.histograms.result import HistogramResult
 from dask_runner.histograms.spec import Job
-from dask_runner.rootfiles.chunks import TreeShape, aligned, reader
+from dask_runner.rootfiles.chunks import TreeShape, reader
 from dask_runner.workloads import histogram_inputs, histogram_merge, names
 from dask_runner.workloads.inputs import stem_path
 from dask_runner.workloads.interface import MergedFile, MergeRequest, Plan, Results
@@ -197,9 +197,10 @@ class Histogram(Struct, frozen=True, kw_only=True):
 
     def _ranges(self, file: InputFile, shape: TreeShape, size: int) -> Sequence[InputRange]:
         grid = self.chunk if self.job.function else 1
+        ranges = histogram_inputs.aligned(shape.entries, size, shape.boundaries, grid=grid)
         return [
             InputRange(path=file.path, first=first, count=count, remote=is_address(file.path))
-            for first, count in aligned(shape.entries, size, shape.boundaries, grid=grid)
+            for first, count in ranges
         ]
 
     def _outputs(self, stem: str, part: InputRange, entries: int) -> tuple[PlannedOutput, ...]:

@@ -19,8 +19,9 @@ from dask_runner.batch import BatchFailedError, FailureKind
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.histograms.drafting import Asked
 from dask_runner.opening import Target
-from dask_runner.rootfiles.chunks import aligned, reader
+from dask_runner.rootfiles.chunks import reader
 from dask_runner.settings import Settings
+from dask_runner.workloads.histogram_inputs import aligned
 from dask_runner.workloads.interface import MergeRequest, Part
 
 TREE = histogram_files.TREE
