@@ -145,7 +145,7 @@ class Sources:
         await self.recheck(path)
         planned = self._planned.get(path)
         if planned is not None and planned.sha256 not in {"", digest}:
-            raise _changed(path, "its content has changed")
+            raise _changed(planned, "its content has changed")
         item = Item(sha256=digest, name=path_to_text(local.name), bytes=look.bytes)
         return Source(item=item, path=path, file=local)
 
@@ -173,21 +173,21 @@ class Sources:
 def _identified(path: str, planned: InputFile | None) -> Look:
     look = _look(path)
     if planned is not None and look.bytes != planned.bytes:
-        raise _changed(path, f"{look.bytes} bytes instead of {planned.bytes}")
+        raise _changed(planned, f"{look.bytes} bytes instead of {planned.bytes}")
     try:
         found = fingerprint(text_to_path(path))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from error
     # Not the time: a file that was touched, or brought back, is what it was.
     if planned is not None and found != planned.fingerprint:
-        raise _changed(path, "its content has changed")
+        raise _changed(planned, "its content has changed")
     return msgspec.structs.replace(look, fingerprint=found)
 
 
-def _changed(path: str, what: str) -> BadInputError:
+def _changed(file: InputFile, what: str) -> BadInputError:
+    other = "" if file.fixed else ", or `dask-runner rerun --accept-changed-inputs`"
     return BadInputError(
-        f"{path}: {what}, since the run was planned",
-        hint="bring it back, or `dask-runner rerun --accept-changed-inputs`",
+        f"{file.path}: {what}, since the run was planned", hint=f"bring it back{other}"
     )
 
 

@@ -30,7 +30,7 @@ ENDINGS: Final = (".npz", *_HDF5)
 
 class Background:
     """log10 odds of trials without signal, (trials,) for each class; the runs that they are from,
-    and the hashes of the maps and lists. `file` is where it was read.
+    and the digest of each class (`Coincidence.digest`). `file` is where it was read.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class Background:
         odds: Mapping[str, Floats],
         *,
         runs: Sequence[str],
-        model: Sequence[str],
+        digests: Mapping[str, str],
         file: str = "",
     ) -> None:
         self.odds = dict(odds)
         self.runs = tuple(runs)
-        self.model = tuple(model)
+        self.digests = dict(digests)
         self.file = file
         self._made: dict[str, Tailed] = {}
 
@@ -66,18 +66,20 @@ class Background:
     def p_value(self, detector: str, log10_odds: float) -> TailP:
         return self.of(detector).p_value(log10_odds)
 
-    def check(self, hashes: Sequence[str]) -> None:
-        """Raises UsageError if it was made with other maps or lists."""
-        if self.model != tuple(hashes):
+    def check(self, detector: str, digest: str) -> None:
+        """Raises UsageError if the class has other maps, lists, window, energies or prior here."""
+        self.of(detector)
+        if self.digests.get(detector) != digest:
             raise UsageError(
-                f"the background ({' '.join(self.names)}) is of other maps or lists",
-                hint="odds are comparable only for the same maps and lists",
+                f"the background ({' '.join(self.names)}) of the class {detector!r} is of other "
+                "maps, lists, window, energies or prior",
+                hint="odds are comparable only if all of that is the same",
             )
 
 
 def write(background: Background, path: Path) -> None:
     """Write FILE.npz or FILE.h5: an array `log10_odds/CLASS` for each class, ascending, and a text
-    `about` (JSON: format, runs, hashes of maps and lists, numbers of trials).
+    `about` (JSON: format, runs, digest and number of trials of each class).
 
     Raises UsageError for another ending, a file that is there, or if h5py is missing.
     """
@@ -86,7 +88,7 @@ def write(background: Background, path: Path) -> None:
         {
             "format": _FORMAT,
             "runs": list(background.runs),
-            "model": list(background.model),
+            "digests": background.digests,
             "trials": {name: len(values) for name, values in background.odds.items()},
         }
     )
@@ -132,7 +134,8 @@ def _background(path: Path, arrays: Mapping[str, Any], told: Mapping[str, Any]) 
     }
     if not odds or any(values.ndim != 1 or not len(values) for values in odds.values()):
         raise ValueError("no trials")
-    return Background(odds, runs=told["runs"], model=told["model"], file=str(path))
+    digests = dict(told["digests"])
+    return Background(odds, runs=told["runs"], digests=digests, file=str(path))
 
 
 def _write_npz(path: Path, arrays: Mapping[str, Floats], about: str) -> None:

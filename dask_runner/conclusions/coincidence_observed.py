@@ -38,9 +38,7 @@ def observe(trials: Trials, background: Background, pair: Pair) -> GivenOdds:
     """Raises BadInputError for a map that does not say its time if none is given, and UsageError
     for an unknown class, before anything is recorded.
     """
-    background.check([file.sha256 for file in trials.model.files()])
-    background.of(pair.detector)
-    trials.model.detector({"detector": pair.detector})
+    background.check(pair.detector, trials.model.digest(pair.detector))
     sky, time = _map(trials, pair)
     if not pair.events.is_file():
         raise BadInputError(f"--list {pair.events}: there is no such file")

@@ -123,7 +123,6 @@ class Trials(Struct, frozen=True, kw_only=True, eq=False):
 
     paths: tuple[Path, ...]
     model: Coincidence
-    identity: Any
     rows: Rows
     detectors: tuple[str, ...]
     account: Account
@@ -184,7 +183,6 @@ def load(paths: Sequence[Path], *, partial: bool = False) -> Trials:
     return Trials(
         paths=tuple(paths),
         model=model,
-        identity=models.identity(spec),
         rows=np.concatenate(parts),
         detectors=tuple(detectors),
         account=Account(trials=len(loaded), failed=failed, not_converged=0),
@@ -230,7 +228,7 @@ def background_of(trials: Trials) -> Background:
     return Background(
         odds,
         runs=trials.runs,
-        model=[file.sha256 for file in trials.model.files()],
+        digests={name: trials.model.digest(name) for name in odds},
     )
 
 
@@ -290,7 +288,9 @@ def pvalues(trials: Trials, background: Background, *, top: int) -> CoincidenceP
 
 
 def _foreground(trials: Trials, background: Background) -> Trials:
-    background.check([file.sha256 for file in trials.model.files()])
+    for detector, _, _ in trials.points():
+        name = trials.detectors[detector]
+        background.check(name, trials.model.digest(name))
     own = set(trials.runs) & set(background.runs)
     if not own:
         return trials
@@ -309,7 +309,6 @@ def _with_rows(trials: Trials, rows: Rows) -> Trials:
     return Trials(
         paths=trials.paths,
         model=trials.model,
-        identity=trials.identity,
         rows=rows,
         detectors=trials.detectors,
         account=trials.account,

@@ -18,7 +18,7 @@ OTHER = ModelFile(path="/maps/b.fits", sha256="b", fingerprint="f")
 
 
 def model(*files):
-    found = DetectorClass(maps=(0,), lists=(), window=Window(), rate=0.1)
+    found = DetectorClass(maps=tuple(range(len(files))), lists=(), window=Window(), rate=0.1)
     return Coincidence(maps=files, lists=(), classes={"HL": found, "HLV": found})
 
 
@@ -31,7 +31,6 @@ def trials(odds, *, n_sig=0.0, detector=0, run=0, runs=("R1",), files=(FILE, OTH
     return coincidences.Trials(
         paths=tuple(Path(name) for name in runs),
         model=model(*files),
-        identity=None,
         rows=rows,
         detectors=("HL", "HLV"),
         account=Account(trials=len(odds), failed=0, not_converged=0),
@@ -116,7 +115,7 @@ def test_nothing_is_compared_with_itself_or_with_another_model():
     )
     assert coincidences.pvalues(both, background, top=1).points[0].trials == 50
     other = trials(chance(10), runs=("R3",), files=(FILE,))
-    with pytest.raises(UsageError, match="of other maps or lists"):
+    with pytest.raises(UsageError, match="is of other maps, lists, window"):
         coincidences.pvalues(other, background, top=1)
     with pytest.raises(UsageError, match="no trials without signal"):
         coincidences.background_of(trials([1.0], n_sig=1))
@@ -125,7 +124,7 @@ def test_nothing_is_compared_with_itself_or_with_another_model():
 @pytest.mark.parametrize("ending", [".npz", ".h5", ".hdf5"])
 def test_a_distribution_file_gives_the_same_p_values(tmp_path, ending):
     odds = {"HL": chance(2000), "a/b ü": chance(100)}
-    there = Background(odds, runs=("R1",), model=("a", "b"))
+    there = Background(odds, runs=("R1",), digests={"HL": "x"})
     path = tmp_path / f"background{ending}"
     if ending == ".npz":
         backgrounds.write(there, path)
@@ -135,7 +134,7 @@ def test_a_distribution_file_gives_the_same_p_values(tmp_path, ending):
         pytest.importorskip("h5py")
         backgrounds.write(there, path)
     found = backgrounds.read(path)
-    assert (found.runs, found.model, found.names) == (("R1",), ("a", "b"), (str(path),))
+    assert (found.runs, found.digests, found.names) == (("R1",), {"HL": "x"}, (str(path),))
     for name in odds:
         assert found.p_value(name, 6.0) == there.p_value(name, 6.0)
     assert backgrounds.is_file(str(path))

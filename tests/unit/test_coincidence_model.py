@@ -95,6 +95,11 @@ def test_the_same_maps_and_lists_elsewhere_are_the_same_model(folder, tmp_path_f
     lists.write_list(other / "pool.csv", events(51))
     three = models.spec_of("coincidence", model(other))
     assert models.identity(one) != models.identity(three)
+    assert model(folder).digest("all") != model(other).digest("all")
+    lists.write_list(other / "pool.csv", events(50))
+    assert model(folder).digest("all") == model(other).digest("all")
+    window = "[window]\nbegin = -1\nend = 1\n"
+    assert model(folder, POOL + window).digest("all") != model(other).digest("all")
     located = model(folder).located({f.path: other / f.local.name for f in model(folder).files()})
     assert located.maps[0].local == other / "map0.fits"
 

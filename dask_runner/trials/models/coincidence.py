@@ -6,11 +6,13 @@ its derivation in docs/coincidence.md. No observed pair enters a trial: each map
 random times and right ascensions.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 from msgspec import Struct, structs
 
@@ -134,8 +136,8 @@ class Coincidence(Struct, frozen=True, kw_only=True):
     def fields(self) -> dict[str, str]:
         """`map` and `list` are places in the model's (-1: a pool); `n_events` are all in the window
         and `n_injected` those from the source; `ts` is 2 ln(1 + odds), which grows as the odds do
-        and is 0 for none, for conclusions that need a test statistic; `space`, `time` and `energy` are the factors of the
-        event that says most for a common source, 0 without any.
+        and is 0 for none, for conclusions that need a test statistic; `space`, `time` and `energy`
+        are the factors of the event that says most for a common source, 0 without any.
         """
         whole = dict.fromkeys(("map", "list", "n_events", "n_injected"), "<i4")
         return {**whole, **dict.fromkeys(REALS, "<f8")}
@@ -156,6 +158,19 @@ class Coincidence(Struct, frozen=True, kw_only=True):
             prior=found.prior,
         )
         return BlockTrial(words=pairing.words, run=pairing.run, rows=pairing.rows)
+
+    def digest(self, name: str) -> str:
+        """The same for the same class: all that its odds depend on, with the content of its files.
+        Raises UsageError for an unknown class.
+        """
+        found = self.detector({"detector": name})
+        parts = {
+            **msgspec.to_builtins(found),
+            "nside": self.nside,
+            "maps": [self.maps[k].sha256 for k in found.maps],
+            "lists": [self.lists[k].sha256 for k in found.lists],
+        }
+        return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
     def detector(self, point: Mapping[str, Value]) -> DetectorClass:
         """The class of a point. Raises UsageError."""
