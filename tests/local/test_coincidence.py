@@ -74,12 +74,16 @@ def test_the_example_gives_a_table_and_p_values(reference):
     lines = (product.folder / "all.csv").read_text().splitlines()
     assert lines[0].startswith("log10_odds,n_events,map,batch,")
     assert len(lines) == 1201
-    found = product.json("coincidence", "pvalue", "--plot", "p.png", "--top", "3")
+    found = product.json("coincidence", "pvalue", "--plot", "p.png", "--to", "p.csv", "--top", "3")
     points = {(one["detector"], one["n_sig"]): one for one in found["points"]}
     assert set(points) == {("HL", 2), ("HLV", 2)}
     # Injected signals are found.
     assert all(one["median"] < 0.2 for one in points.values())
     assert {path.name for path in product.folder.glob("p*.png")} == {"p_HL.png", "p_HLV.png"}
+    # Of trials with signal: those without are what they are compared with.
+    heads, *lines = (product.folder / "p.csv").read_text().splitlines()
+    assert heads.endswith(",p,from_tail")
+    assert len(lines) == 600
     row = found["rows"][0]
     words = ["pvalue", "--background", "chance.npz", "--detector", row["detector"], "--odds"]
     (given,) = product.json("coincidence", *words, str(row["log10_odds"]))["given"]

@@ -13,6 +13,7 @@ from dask_runner.seeds import trial_uniforms
 from dask_runner.sky import lists, pixels
 from dask_runner.sky.healpix import read_map
 from dask_runner.sky.odds import FLOOR, EnergyWeight, Window
+from dask_runner.stats.tails import Tailed
 from dask_runner.trials import models
 from dask_runner.trials.models.coincidence import Coincidence, observed
 from dask_runner.trials.models.coincidence_trials import scattered
@@ -333,3 +334,20 @@ def test_all_classes_are_meant_unless_some_are_named(folder):
     named = [{"detector": "HLV"}]
     assert made.spread(named) == named
     assert model(folder).spread([{}]) == [{}]
+
+
+def test_p_values_are_uniform_without_signal(folder):
+    """Trials of one seed against those of another: P(p <= x) = x, where odds are defined."""
+    sampler = model(folder, POOL + "[energy]\n[window]\nshape = 'triangle'\n").sampler({})
+    odds = []
+    for seed, number in ((1, 8000), (2, 4000)):
+        uniforms = trial_uniforms(
+            seed=seed, model="coincidence", point={}, first=0, count=number, words=sampler.words
+        )
+        odds.append(sampler.run(uniforms)["log10_odds"])
+    p, _ = Tailed(odds[0]).p_values(odds[1])
+    defined = np.sort(p[odds[1] > FLOOR])
+    assert (p[odds[1] == FLOOR] == 1).all()
+    distance = np.abs(np.arange(1, len(defined) + 1) / len(p) - defined).max()
+    # 1.63 is the 1 % point of Kolmogorov's distance, of two samples.
+    assert distance < 1.63 * np.sqrt(1 / 8000 + 1 / 4000)
