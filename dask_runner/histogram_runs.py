@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from dask_runner.errors import BadInputError, RunnerError, UnreachableError, UsageError
 from dask_runner.histograms import functions
 from dask_runner.histograms.drafting import Asked, Draft, check_name, draft, with_samples
+from dask_runner.histograms.passes import check_branches
 from dask_runner.histograms.ranges import Measured, measure
 from dask_runner.histograms.skimming import objects_of, resolve
 from dask_runner.histograms.spec import FunctionSpec, HistogramSpec, Job
@@ -148,6 +149,7 @@ class _Trying(Struct, frozen=True, kw_only=True):
 
     def _completed(self, tree: Reader) -> Job:
         job = self.job
+        check_branches(job, tree)
         if self.name:
             job = self._with_function(job, tree)
         if job.skim:

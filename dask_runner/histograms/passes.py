@@ -3,11 +3,14 @@
 Owns the order: cuts, histograms of expressions, those of the function.
 """
 
+from dask_runner.errors import BadInputError
+from dask_runner.histograms.expressions import Expression
 from dask_runner.histograms.filling import Filler
 from dask_runner.histograms.functions import FunctionFiller
 from dask_runner.histograms.selection import Selected, Selector, branches_of
 from dask_runner.histograms.spec import HistogramSpec, Job
 from dask_runner.histograms.sums import Sums
+from dask_runner.rootfiles.chunks import Reader
 from dask_runner.rootfiles.columns import Chunk
 
 
@@ -67,14 +70,23 @@ def branches_of_job(job: Job) -> tuple[str, ...]:
     """The branches that expressions and the function read, each once; those of a skim are not
     among them. Raises UsageError for what is no expression.
     """
-    expressions = [
-        *Selector(job).expressions,
-        *(
-            expression
-            for spec in job.histograms
-            if not is_of_function(spec)
-            for expression in Filler(spec, job).expressions
-        ),
-    ]
     own = () if job.function is None else job.function.branches
-    return tuple(dict.fromkeys([*branches_of(expressions), *own]))
+    return tuple(dict.fromkeys([*branches_of(_expressions(job)), *own]))
+
+
+def check_branches(job: Job, tree: Reader) -> None:
+    """Raises BadInputError that names the expression for a branch that is not there."""
+    for expression in _expressions(job):
+        try:
+            tree.resolve(expression.branches)
+        except BadInputError as error:
+            what = f"{expression.place}: {expression.text!r}"
+            raise BadInputError(f"{what}: {error.message}", hint=error.hint) from error
+
+
+def _expressions(job: Job) -> list[Expression]:
+    own = [spec for spec in job.histograms if not is_of_function(spec)]
+    return [
+        *Selector(job).expressions,
+        *(expression for spec in own for expression in Filler(spec, job).expressions),
+    ]

@@ -4,6 +4,7 @@ Owns how branches are found by name, what types they may have, and where reading
 unpacking anything twice. Refuses what is neither numbers nor lists of numbers.
 """
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -102,8 +103,12 @@ class Reader:
     def _no_branch(self, name: str, there: Sequence[str], ends: Sequence[str]) -> BadInputError:
         if ends:
             return BadInputError(f"{self.path}: the branch {name!r} is one of {', '.join(ends)}")
+        near = difflib.get_close_matches(name, there, n=3)
         return BadInputError(
-            f"{self.path}: has no branch {name!r}", hint=f"its branches: {_listed(there)}"
+            f"{self.path}: has no branch {name!r}",
+            hint=f"did you mean {' or '.join(near)}?"
+            if near
+            else f"its branches: {_listed(there)}",
         )
 
 

@@ -267,6 +267,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
         ({"fill": ("met",), "weight": "jet_pt"}, UsageError, "one value for each event"),
         ({"where_event": ("jet_pt > 3",)}, UsageError, "a cut on events has one value"),
         ({"fill": ("nothing",)}, BadInputError, "has no branch 'nothing'"),
+        ({"where_event": ("jet_Pt > 3",)}, BadInputError, "where_event: 'jet_Pt > 3': "),
         ({"tree": "other"}, BadInputError, "has no tree 'other'"),
         ({"files": ("/nowhere/*.root",)}, UsageError, "no file matches"),
         ({"files": ("/nowhere/x.root",)}, BadInputError, "No such file"),
