@@ -45,17 +45,17 @@ def _histograms(found: Sequence[HistogramSummary]) -> Any:
         totals = (entries, with_error(one.integral, one.integral_error, _SIGN), one.nan)
         for k, axis in enumerate(one.axes):
             first = k == 0
-            rows.append(
-                (one.name if first else "", *_axis(axis), *(totals if first else ("", "", "")))
-            )
+            place = _axis(axis, counted=one.entries is not None)
+            rows.append((one.name if first else "", *place, *(totals if first else ("", "", ""))))
     return table("", columns, rows)
 
 
-def _axis(axis: AxisSummary) -> tuple[object, ...]:
+def _axis(axis: AxisSummary, *, counted: bool) -> tuple[object, ...]:
     mean = "-" if axis.mean is None else f"{axis.mean:.5g}"
     deviation = "-" if axis.deviation is None else f"{axis.deviation:.4g}"
     bins = f"{axis.bins} in {axis.low:g} .. {axis.high:g}"
-    return axis.label, bins, mean, deviation, axis.underflow, axis.overflow
+    outside = (axis.underflow, axis.overflow) if counted else ("-", "-")
+    return axis.label, bins, mean, deviation, *outside
 
 
 def _cutflow(sample: str, cuts: Sequence[Cut]) -> Any:

@@ -46,7 +46,7 @@ def test_one_axis():
     )
     assert axes.get_xlabel() == "Jet energy [GeV]"
     assert axes.get_ylabel() == "Entries / 10 GeV"
-    assert axes.get_title(loc="left") == "met > 20, jet_pt > 25, jet_pt > 25"
+    assert axes.get_title(loc="left") == "met > 20\njet_pt > 25, jet_pt > 25"
     assert axes.get_title(loc="right") == "1 000 events"
     values, edges, _ = steps(axes)[0]
     assert np.array_equal(values, one.values[1:-1])

@@ -21,7 +21,8 @@ _UNIT = re.compile(r"\s*\[([^\]]+)\]\s*$")
 _MOST_AXES = 2
 # Of the lowest content above zero, on a logarithmic scale.
 _FLOOR = 0.5
-_LONGEST = 70
+# Letters above the frame, beside the number of events.
+_WIDE, _NARROW = 66, 54
 # Errors below this share of the height are not seen.
 _VISIBLE = 0.01
 _MAP = "viridis"
@@ -87,7 +88,7 @@ def _one_axis(
     _set_height(axes, values.sum(axis=0) if filled.spec.by_sample and stack else values, log=log)
     _name_axis(axes, "x", filled, axis)
     axes.set_ylabel(_height_label(filled, axis, norm=norm))
-    _headline(axes, filled, result)
+    _headline(axes, filled, result, room=_WIDE)
     add_legend(figure, axes)
     return figure
 
@@ -162,7 +163,7 @@ def _two_axes(filled: Filled, result: HistogramResult, *, log: bool) -> Any:
     bar.set_label("Sum of weights per bin" if filled.weighted else "Entries per bin")
     _name_axis(axes, "x", filled, across)
     _name_axis(axes, "y", filled, up)
-    _headline(axes, filled, result)
+    _headline(axes, filled, result, room=_NARROW)
     return figure
 
 
@@ -233,17 +234,25 @@ def _sample_label(filled: Filled, number: int) -> str:
     return f"{_plain(name)} ({entries})"
 
 
-def _headline(axes: Any, filled: Filled, result: HistogramResult) -> None:
-    """Above the frame: what was selected, and how much was read."""
-    steps = [cut.name for cut in result.cutflow if not cut.sample and cut.name != _ALL]
-    steps += [filled.spec.where] if filled.spec.where else []
-    text = ", ".join(steps)
-    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+def _headline(axes: Any, filled: Filled, result: HistogramResult, *, room: int) -> None:
+    """Above the frame: which events, and below them which objects were selected, in `room` letters
+    each; and how much was read.
+    """
+    cuts = [cut for cut in result.cutflow if not cut.sample and cut.name != _ALL]
+    events = ", ".join(cut.name for cut in cuts if cut.level == "event")
+    objects = [cut.name for cut in cuts if cut.level == "object"]
+    objects += [filled.spec.where] if filled.spec.where else []
+    lines = [line for line in (events, ", ".join(objects)) if line]
+    text = "\n".join(_plain(_shortened(line, room)) for line in lines)
     read = f"{result.events_read:,} events".replace(",", " ")
     if result.events_read != result.events_asked:
         read += f" of {result.events_asked:,}".replace(",", " ")
-    axes.set_title(_plain(text), loc="left", fontsize=_SMALL)
+    axes.set_title(text, loc="left", fontsize=_SMALL)
     axes.set_title(read, loc="right", fontsize=_SMALL)
+
+
+def _shortened(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 4]} ..."
 
 
 def _plain(text: str) -> str:
