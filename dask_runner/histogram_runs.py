@@ -179,7 +179,8 @@ class _Trying(Struct, frozen=True, kw_only=True):
                 raise UsageError(f"function {name}: there is another histogram {key!r}")
             own = functions.described(key, histogram)
             functions.contents(key, histogram)
-            specs.append(with_samples(own, job.samples, name) if job.samples else own)
+            by_sample = self.drafted.by_sample
+            specs.append(with_samples(own, job.samples, "by_sample") if by_sample else own)
         return replace(job, histograms=(*job.histograms, *specs), function=spec)
 
 

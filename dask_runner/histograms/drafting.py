@@ -50,7 +50,8 @@ class Asked(Struct, frozen=True, kw_only=True):
 class Draft(Struct, frozen=True, kw_only=True):
     """A job without what only the inputs and the function tell: `files` are patterns that begin in
     `files_folder`, those of samples in `samples_folder`; `function` is as given, in
-    `function_folder`, `skim` may have patterns.
+    `function_folder`, and its histograms have a row for each sample with `by_sample`; `skim` may
+    have patterns.
     """
 
     job: Job
@@ -60,6 +61,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     function: str = ""
     function_folder: Path
     branches: tuple[str, ...] = ()
+    by_sample: bool = False
 
 
 def draft(asked: Asked) -> Draft:
@@ -93,6 +95,7 @@ def draft(asked: Asked) -> Draft:
         function=function,
         function_folder=here if asked.function else config.folder,
         branches=asked.branches or texts(keys.branches),
+        by_sample=asked.by_sample or keys.by_sample,
     )
 
 

@@ -5,11 +5,11 @@ Owns that a file is in the run once, and what is said of files that do not fit t
 
 import glob
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 from msgspec import Struct
 
 from dask_runner import files
@@ -162,22 +162,26 @@ def _has_lists(shape: TreeShape, name: str) -> bool:
 def aligned(
     entries: int, size: int, boundaries: Sequence[int], *, grid: int = 1
 ) -> list[tuple[int, int]]:
-    """The entries as ranges (first, count) of about `size`: cut at the nearest boundary if one is
-    within a quarter of the size, at a multiple of `grid` if that is above 1.
+    """The entries as ranges (first, count) of about `size`: cut at the nearest of the ascending
+    `boundaries` if one is within a quarter of the size; at multiples of `grid` if that is above 1.
     """
-    if grid > 1:
-        size = max(grid, round(size / grid) * grid)
     if not entries:
         return []
-    ends = np.asarray(boundaries, np.int64)
+    if grid > 1:
+        size = max(grid, round(size / grid) * grid)
     cuts = [0]
     while cuts[-1] + size < entries:
         ideal = cuts[-1] + size
-        cut = ideal
-        if grid == 1 and len(ends):
-            near = int(ends[np.argmin(np.abs(ends - ideal))])
-            cut = near if abs(near - ideal) <= size // 4 else ideal
+        near = ideal if grid > 1 else _nearest(boundaries, ideal)
+        cut = near if abs(near - ideal) <= size // 4 else ideal
         if cut >= entries:
             break
         cuts.append(cut)
     return [(a, b - a) for a, b in pairwise([*cuts, entries])]
+
+
+def _nearest(boundaries: Sequence[int], place: int) -> int:
+    """The boundary that is nearest to a place; the place itself if there are none."""
+    behind = bisect_left(boundaries, place)
+    around = boundaries[max(0, behind - 1) : behind + 1]
+    return min(around, key=lambda one: abs(one - place), default=place)

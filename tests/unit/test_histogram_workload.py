@@ -392,7 +392,14 @@ def test_a_function_gives_the_same_for_any_batch_size(data, tmp_path, monkeypatc
     ]
     same(found[0], found[1])
     same(found[0], found[2])
+    samples = {"files": (), "samples": (f"top={folder}/a*.root", f"rest={folder}/b*.root")}
+    rows = with_function(
+        folder, tmp_path, FUNCTION, where_event=("met > 3",), by_sample=True, **samples
+    )
+    apart = result(rows, tmp_path)
     mass, number = found[0].histograms
+    assert apart["number"].counts.shape == (2, *number.counts.shape)
+    assert apart["number"].counts.sum(axis=0).tolist() == number.counts.tolist()
     assert number.spec.axes[1].categories == ("few", "many", "other")
     assert not number.weighted
     expected = hist.Hist.new.Reg(20, 0, 1e6).Weight()
