@@ -50,7 +50,7 @@ def resolve(texts: Sequence[str], types: Mapping[str, str]) -> tuple[str, ...]:
     found: dict[str, str] = {}
     for text in texts:
         if text.startswith("!"):
-            taken = [name for name in found if fnmatchcase(name, text[1:])]
+            taken = [name for name, full in found.items() if _matches(text[1:], name, full)]
             if not taken:
                 raise UsageError(f"{_PLACE} {text}: takes nothing away")
             for name in taken:
@@ -74,13 +74,15 @@ def _columns(text: str, types: Mapping[str, str]) -> Iterable[tuple[str, str]]:
         return [(name, f"{name} = {formula}")]
     if not _GLOB.search(text):
         full = _full_name(text.strip(), types, text)
-        return [(short_name(full), full)]
-    names = [
-        full for full in types if fnmatchcase(full, text) or fnmatchcase(short_name(full), text)
-    ]
+        return [(written_name(full), full)]
+    names = [full for full in types if _matches(text, full)]
     if not names:
         raise UsageError(f"{_PLACE} {text}: no branch matches", hint=_some(types))
-    return [(short_name(full), full) for full in names]
+    return [(written_name(full), full) for full in names]
+
+
+def _matches(glob: str, *names: str) -> bool:
+    return any(fnmatchcase(one, glob) for name in names for one in (name, short_name(name)))
 
 
 def _full_name(name: str, types: Mapping[str, str], text: str) -> str:
@@ -96,6 +98,11 @@ def _full_name(name: str, types: Mapping[str, str], text: str) -> str:
 def short_name(full: str) -> str:
     """A branch without the folders it is in."""
     return full.rpartition("/")[2]
+
+
+def written_name(full: str) -> str:
+    """What a branch is called in a skim: ROOT allows no points in names of fields."""
+    return short_name(full).replace(".", "_")
 
 
 def _some(types: Mapping[str, str]) -> str:
@@ -184,7 +191,7 @@ class Skim:
         """Raises UsageError for expressions that are none, and counters that would have the name of
         a column.
         """
-        self._types = {short_name(name): kind for name, kind in types.items()}
+        self._types = {written_name(name): kind for name, kind in types.items()}
         self._columns = [self._column(text) for text in columns]
         self._pruned = set(pruned)
         self.groups = self._groups()
@@ -235,7 +242,7 @@ class Skim:
         if derived := _DERIVED.fullmatch(text):
             expression = Expression(derived[2], f"{_PLACE} {derived[1]}")
             return _Column(name=derived[1], branches=expression.branches, expression=expression)
-        return _Column(name=short_name(text), branches=(text,))
+        return _Column(name=written_name(text), branches=(text,))
 
     def _groups(self) -> dict[str, str]:
         """The collection of branches that have a common counter in a TTree."""

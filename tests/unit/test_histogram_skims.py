@@ -277,6 +277,17 @@ def test_folders_and_objects_of_classes():
     assert resolve(["a/*", "!name", "!p4"], types) == ("a/met",)
 
 
+def test_points_in_names_are_written_as_underscores(tmp_path):
+    columns = {"jet.pt": np.arange(3.0), "jet.E": np.arange(3.0) * 2}
+    path = tmp_path / "points.root"
+    with uproot.recreate(path) as file:
+        file.mktree("events", {name: column.dtype for name, column in columns.items()})
+        file["events"].extend(columns)
+    assert resolve(["*", "!jet.E"], dict.fromkeys(columns, "double")) == ("jet.pt",)
+    (part,) = skim(path, "events", ["jet.*", "r = `jet.pt` / 2"], tmp_path, size=3)
+    assert rootfiles.read(part, NAME).columns.keys() == {"jet_pt", "jet_E", "r"}
+
+
 @pytest.mark.parametrize("kind", ["float", "std::vector<std::vector<float>>", "uint64_t[3]", "int32[]",
                                   "bool", "double[][4]", "unsigned int", "std::int32_t", "ULong64_t"])  # fmt: skip
 def test_numbers_and_lists_of_them(kind):
