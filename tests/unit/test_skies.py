@@ -328,3 +328,15 @@ def test_which_trials_are_background(tmp_path):
     ]:
         with pytest.raises(UsageError, match=message):
             sky_background.by_declination(trials(*points), 0.0)
+
+
+def test_numbers_of_numpy_are_numbers_in_json():
+    point = Strengths(
+        point={"dec": np.float64(5), "n": np.int64(3)},
+        account=Account(trials=1, failed=0, not_converged=0),
+        sensitivity=Unreached(reason=""),
+        discovery=Unreached(reason=""),
+    )
+    assert json.loads(json_report.encode(point))["point"] == {"dec": 5.0, "n": 3}
+    with pytest.raises(TypeError, match="no JSON"):
+        json_report.encode({"what": object()})
