@@ -32,7 +32,7 @@ STEP = 50_000
 
 def make_file(path: Path, entries: int) -> None:
     rng = np.random.default_rng(1)
-    types = {"run": "i4", **{name: "var * float32" for name in NAMES[1:]}}
+    types = {"run": "i4", **dict.fromkeys(NAMES[1:], "var * float32")}
     with uproot.recreate(path, compression=uproot.ZLIB(1)) as file:
         tree = file.mktree(TREE, types)
         for first in range(0, entries, STEP):
