@@ -1,4 +1,4 @@
-"""A web server on the loopback interface that gives ranges of files, or misbehaves on demand."""
+"""A web server that gives ranges of files, or misbehaves on demand."""
 
 import re
 import threading
@@ -14,16 +14,17 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, folder: Path, address: str) -> None:
+        super().__init__((address, 0), Handler)
         self.folder = folder
         self.mode = ""
         self.tag = '"1"'
         self.requests: list[tuple[int, int]] = []
+        self.clients: set[str] = set()
         self.over = threading.Event()
 
     def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
+        return f"http://{self.server_address[0]}:{self.server_address[1]}/{name}"
 
     def handle_error(self, *_) -> None:
         """Who asked has gone: nothing to be said."""
@@ -53,6 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             first, last = int(found[1]), min(int(found[2]), len(data) - 1)
             server.requests.append((first, last))
+            server.clients.add(self.client_address[0])
             part = data[first : last + 1]
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
@@ -71,8 +73,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path):
-    server = Server(folder)
+def serving(folder: Path, address: str = "127.0.0.1"):
+    server = Server(folder, address)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
