@@ -18,12 +18,13 @@ from msgspec import Struct
 from dask_runner.errors import BadInputError
 from dask_runner.optional import imported
 from dask_runner.sky.pixels import check_nside, pixel_number
-from dask_runner.sky.skymaps import UNSEEN
 
 Floats = npt.NDArray[np.float64]
 
 # Names of equatorial coordinates in COORDSYS; without it they are meant as well.
 _EQUATORIAL: Final = frozenset({"", "C", "ICRS", "CELESTIAL", "EQUATORIAL"})
+# HEALPix's own number for pixels that are not there.
+_UNSEEN: Final = -1.6375e30
 _MULTI_ORDER: Final = "NUNIQ"
 _PROBABILITY: Final = "PROB"
 # A multi-order map may have pixels of an arc second; a flat one has at most this many.
@@ -53,7 +54,7 @@ def density_of(pixels: npt.ArrayLike, source: str) -> tuple[Floats, float]:
     probability 0. Raises BadInputError for negative numbers, none, NaN, and a sum of 0.
     """
     values = np.asarray(pixels, dtype=np.float64)
-    values = np.where(np.isclose(values, UNSEEN, rtol=1e-6), 0.0, values)
+    values = np.where(np.isclose(values, _UNSEEN, rtol=1e-6), 0.0, values)
     if not np.all(np.isfinite(values)) or np.any(values < 0):
         wrong = int(np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[0])
         raise BadInputError(f"{source}: pixel {wrong} is {values[wrong]:g}, no probability")

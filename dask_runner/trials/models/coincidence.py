@@ -81,8 +81,8 @@ class Coincidence(Struct, frozen=True, kw_only=True):
     def from_options(
         cls,
         *,
-        config: Path | None = None,
-        items: Path | None = None,
+        config: Path | str | None = None,
+        items: Path | str | None = None,
         points: Sequence[Mapping[str, Value]] = (),  # noqa: ARG003  # all classes are planned
     ) -> Self:
         """As the TOML file says, with the maps that `items` names. Every map and list is read.
@@ -93,9 +93,10 @@ class Coincidence(Struct, frozen=True, kw_only=True):
             raise UsageError(
                 "model coincidence needs --config FILE.toml", hint="see docs/coincidence.md"
             )
-        keys = read_config(config)
+        path, given = Path(config), None if items is None else Path(items)
+        keys = read_config(path)
         planner = _Planner(keys.nside)
-        found = {one.name: planner.plan(one, config) for one in classes(config, keys, items)}
+        found = {one.name: planner.plan(one, path) for one in classes(path, keys, given)}
         return cls(
             maps=tuple(planner.maps),
             lists=tuple(planner.lists),
