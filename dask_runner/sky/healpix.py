@@ -58,7 +58,7 @@ def density_of(pixels: npt.ArrayLike, source: str) -> tuple[Floats, float]:
     if not np.all(np.isfinite(values)) or np.any(values < 0):
         wrong = int(np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[0])
         raise BadInputError(f"{source}: pixel {wrong} is {values[wrong]:g}, no probability")
-    total = math.fsum(values)
+    total = float(values.sum())
     if total == 0:
         raise BadInputError(f"{source}: all pixels are 0")
     if values.min() == values.max():

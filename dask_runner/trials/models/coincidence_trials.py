@@ -6,7 +6,6 @@ list), 2 the number of injected ones, 3 their direction; then each background ev
 and behind them each injected one.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -33,8 +32,11 @@ REALS: Final = ("log10_odds", "ts", "space", "time", "energy")
 _HEAD: Final = 4
 # Of each injected event: which one of the lists lends its error, distance, angle, time, energy.
 _INJECTED: Final = 5
-# Words of the trials that are computed together: enough of them share a map.
+# Words of the trials that are computed together, and how many of them should share a map that has
+# to be read for them, as far as memory for so many words allows.
 _BLOCK_WORDS: Final = 1 << 22
+_MOST_WORDS: Final = 1 << 24
+_SHARING: Final = 100
 # Bytes of maps that a process keeps.
 _KEPT: Final = 1 << 28
 
@@ -125,12 +127,14 @@ class WholeLists:
 
 
 class Maps:
-    """Maps by their place, of which those that were used last are kept."""
+    """Maps by their place. As many are kept as fit, the first ones: each block of trials goes
+    through all of them in order, so that keeping the last ones would have each read every time.
+    """
 
     def __init__(self, paths: Sequence[Path], nside: int) -> None:
         self._paths = paths
         self._nside = nside
-        self._kept: OrderedDict[int, SkyDensity] = OrderedDict()
+        self._kept: dict[int, SkyDensity] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -138,14 +142,12 @@ class Maps:
 
     def __getitem__(self, place: int) -> SkyDensity:
         """Raises BadInputError."""
-        found = self._kept.pop(place, None)
+        found = self._kept.get(place)
         if found is None:
             found = read_map(self._paths[place], nside=self._nside)
-            self._bytes += found.density.nbytes
-        self._kept[place] = found
-        while self._bytes > _KEPT and len(self._kept) > 1:
-            _, old = self._kept.popitem(last=False)
-            self._bytes -= old.density.nbytes
+            if self._bytes + found.density.nbytes <= _KEPT:
+                self._kept[place] = found
+                self._bytes += found.density.nbytes
         return found
 
 
@@ -179,7 +181,8 @@ class Pairing:
         self._most_signal = int(self._signal.counts[-1]) if self._signal else 0
         self._behind = _HEAD + chance.most * chance.words
         self.words = self._behind + self._most_signal * _INJECTED
-        self.rows = max(64, _BLOCK_WORDS // self.words)
+        wanted = max(_BLOCK_WORDS // self.words, _SHARING * len(maps))
+        self.rows = max(64, min(wanted, _MOST_WORDS // self.words))
 
     def run(self, uniforms: Floats) -> dict[str, npt.NDArray[Any]]:
         """The fields of some trials from their words, (trials, words)."""
