@@ -83,6 +83,11 @@ def _work(batch: Batch) -> str:
     return " ".join([*inputs, *parameters, *(["->", *outputs] if outputs else [])])
 
 
+def _left_out(number: int) -> Iterator[tuple[str, object]]:
+    if number > 0:
+        yield "", f"... and {number} more inputs"
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Nested settings as dotted names."""
     for name, value in values.items():
@@ -123,7 +128,8 @@ def batch_detail(view: BatchDetail) -> Pieces:
             [
                 ("workload", batch.workload),
                 ("events", batch.count),
-                *(("input", item.text) for item in batch.inputs),
+                *(("input", item.text) for item in batch.inputs[:_INPUTS_SHOWN]),
+                *_left_out(len(batch.inputs) - _INPUTS_SHOWN),
                 *_flat(batch.parameters),
                 *(("to write", output.name) for output in batch.outputs),
                 ("split into", " ".join(map(str, view.parts))),
