@@ -14,6 +14,7 @@ import cramjam
 import uproot
 from uproot.deserialization import DeserializationError
 from uproot.interpretation.objects import CannotBeAwkward
+from uproot.source.file import MultithreadedFileSource as _FileSource
 
 from dask_runner.errors import BadInputError, UnreachableError
 
@@ -43,8 +44,11 @@ _DAMAGE = (
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """An open ROOT file. Whatever goes wrong inside is a BadInputError with the file's name."""
-    with translated(path), uproot.open(path) as file:
+    """An open ROOT file. Whatever goes wrong inside is a BadInputError with the file's name.
+
+    It is read here and now: uproot's own way starts a thread and an event loop in each process.
+    """
+    with translated(path), uproot.open(path, handler=_FileSource, use_threads=False) as file:
         check_length(path)
         yield file
 
