@@ -56,6 +56,8 @@ def check_address(text: str) -> None:
         )
     if not text.isascii() or not text.isprintable() or " " in text:
         raise UsageError(f"{text!r}: is not a URL", hint="percent-encode special characters")
+    if "*" in text:
+        raise UsageError(f"{text}: servers are not asked for patterns", hint="name each file")
     try:
         parts = urlsplit(text)
         good = bool(parts.hostname) and parts.port != 0

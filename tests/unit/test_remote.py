@@ -132,6 +132,7 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch, url, modu
     [
         ("ftp://example.org/a.root", "not read from where it is"),
         ("https:///a.root", "not a URL"),
+        ("root://example.org//data/*.root", "not asked for patterns"),
         ("https://example.org/a b.root", "not a URL"),
         ("https://me:secret@example.org/a.root", "secret"),
         ("root://me:secret@example.org//a.root", "secret"),
