@@ -10,6 +10,8 @@ knows which, is from the map's source, of which n_s are expected. To first order
     T_j = W f(t_j - t_map)                                 time
     E_j = p_signal(E_j) / p_background(E_j)                energy
 
+(and, if wanted, a term of second order for two events from the source, see `pairs`)
+
 with the probability density P_map of the map and P_j of the neutrino's direction (von Mises-Fisher
 with the width sigma_j), and the density f of delays. These are the overlap integrals of Ashton et
 al., ApJ 860 (2018) 6 (arXiv:1712.05392), with flat priors of direction and time; S_j for

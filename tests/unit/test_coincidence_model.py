@@ -13,6 +13,7 @@ from dask_runner.seeds import trial_uniforms
 from dask_runner.sky import lists, pixels
 from dask_runner.sky.healpix import read_map
 from dask_runner.sky.odds import FLOOR, EnergyWeight, Window
+from dask_runner.sky.pairs import pairs_of
 from dask_runner.stats.tails import Tailed
 from dask_runner.trials import models
 from dask_runner.trials.models.coincidence import Coincidence, observed
@@ -351,3 +352,43 @@ def test_p_values_are_uniform_without_signal(folder):
     distance = np.abs(np.arange(1, len(defined) + 1) / len(p) - defined).max()
     # 1.63 is the 1 % point of Kolmogorov's distance, of two samples.
     assert distance < 1.63 * np.sqrt(1 / 8000 + 1 / 4000)
+
+
+def test_two_events_of_one_source(folder):
+    """On a flat map the pair's term is the overlap of its two events, times prior squared."""
+    lists.write_list(folder / "two.csv", events(2, sigma=1.5))
+    (folder / "lists.txt").write_text("two.csv\n")
+    (folder / "maps.txt").write_text("map1.fits\n")
+    text = "prior = 0.01\npairs = true\n[background]\nlists = 'lists.txt'\nkeep_ra = true\n"
+    found = trials(model(folder, text), 50)
+    pair = lists.read_list(folder / "two.csv")
+    overlap = pairs_of(pair.ra, pair.dec, pair.sigma, np.array([2])).overlap[0]
+    assert overlap > 0.1
+    assert found["log10_odds"] == pytest.approx(np.log10(0.01 * 2 + 1e-4 * overlap))
+    single = trials(model(folder, text.replace("true\n[", "false\n[")), 50)
+    assert single["log10_odds"] == pytest.approx(np.log10(0.02))
+    row = observed(model(folder, text), "all", read_map(folder / "map1.fits"), pair, pair.time[0])
+    assert row["n_events"] == 1
+    close = structs.replace(pair, time=np.full(2, 58000.0))
+    row = observed(model(folder, text), "all", read_map(folder / "map1.fits"), close, 58000.0)
+    assert row["log10_odds"] == pytest.approx(found["log10_odds"][0])
+    with pytest.raises(BadInputError, match="pairs need the prior"):
+        model(folder, text.replace("prior = 0.01\n", ""))
+
+
+def test_pairs_find_several_injected_events(folder):
+    (folder / "maps.txt").write_text("map0.fits\n")
+    found = {}
+    for pairs in ("false", "true"):
+        made = model(folder, f"prior = 0.1\npairs = {pairs}\n" + POOL)
+        chance = Tailed(trials(made, 8000)["log10_odds"])
+        p, _ = chance.p_values(trials(made, 2000, n_sig=4)["log10_odds"])
+        found[pairs] = np.median(p)
+        sampler = made.sampler({"n_sig": 3})
+        uniforms = trial_uniforms(
+            seed=1, model="coincidence", point={}, first=0, count=200, words=sampler.words
+        )
+        whole = sampler.run(uniforms)["log10_odds"]
+        parts = [sampler.run(uniforms[a:b])["log10_odds"] for a, b in ((0, 3), (3, 200))]
+        assert np.concatenate(parts).tobytes() == whole.tobytes()
+    assert found["true"] < 0.7 * found["false"]

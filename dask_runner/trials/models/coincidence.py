@@ -37,10 +37,12 @@ from dask_runner.trials.models.coincidence_config import (
 from dask_runner.trials.models.coincidence_trials import (
     REALS,
     Chance,
+    Events,
     Maps,
     Pairing,
     Pool,
     WholeLists,
+    pair_sums,
     rings_of,
 )
 from dask_runner.trials.points import Point
@@ -52,7 +54,7 @@ _MOST_EVENTS = 20_000.0
 class DetectorClass(Struct, frozen=True, kw_only=True):
     """A class of detectors: `maps` and `lists` are places in those of the model. With a `rate` (per
     second) the lists are a pool to draw from; else each trial takes one, with its own right
-    ascensions if `keep_ra`. `prior` is n_s / n_b.
+    ascensions if `keep_ra`. `prior` is n_s / n_b. With `pairs`, two events may be from the source.
     """
 
     maps: tuple[int, ...]
@@ -62,6 +64,7 @@ class DetectorClass(Struct, frozen=True, kw_only=True):
     rate: float = 0.0
     keep_ra: bool = False
     prior: float = 1.0
+    pairs: bool = False
 
 
 class Coincidence(Struct, frozen=True, kw_only=True):
@@ -157,6 +160,7 @@ class Coincidence(Struct, frozen=True, kw_only=True):
             window=found.window,
             energy=found.energy,
             prior=found.prior,
+            pairs=found.pairs,
         )
         return BlockTrial(words=pairing.words, run=pairing.run, rows=pairing.rows)
 
@@ -201,16 +205,21 @@ def observed(
     delay = (events.time - time) * SECONDS_A_DAY
     inside = (delay >= found.window.begin) & (delay <= found.window.end)
     place = np.flatnonzero(inside)
-    ra, dec, sigma = (getattr(events, name)[place] for name in ("ra", "dec", "sigma"))
-    space = average(rings_of(sky.nside), sky.density, ra, dec, sigma)
-    when = found.window.factor(delay[place])
-    strong = (
-        np.ones_like(space) if found.energy is None else found.energy.factor(events.energy[place])
+    near = Events(
+        trial=np.zeros(len(place), np.int64),
+        delay=delay[place],
+        **{name: getattr(events, name)[place] for name in ("ra", "dec", "sigma", "energy")},
     )
+    space = average(rings_of(sky.nside), sky.density, near.ra, near.dec, near.sigma)
+    when = found.window.factor(near.delay)
+    strong = np.ones_like(space) if found.energy is None else found.energy.factor(near.energy)
     value = space * when * strong
+    total = np.array([value.sum()])
+    if found.pairs:
+        total += found.prior * pair_sums(sky, near, when * strong, np.array([len(value)]))
     best = int(value.argmax()) if len(value) else -1
     return {
-        "log10_odds": float(log10_odds(value.sum(), found.prior)),
+        "log10_odds": float(log10_odds(total, found.prior)[0]),
         "n_events": len(value),
         "space": float(space[best]) if len(value) else 0.0,
         "time": float(when[best]) if len(value) else 0.0,
@@ -254,6 +263,7 @@ class _Planner:
             rate=rate,
             keep_ra=keys.keep_ra,
             prior=one.prior,
+            pairs=one.pairs,
         )
 
     def _rate(self, one: ClassConfig, lists: list[int], config: Path) -> float:

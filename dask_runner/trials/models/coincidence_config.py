@@ -43,7 +43,7 @@ class BackgroundKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class ClassKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a class of detectors is: the file `maps` names its maps, one a line, of which only those
     of these `instruments` count if they are given; `prior` is n_s / n_b; without `energy` it does
-    not count.
+    not count; with `pairs` two events may be from the source, which needs the true `prior`.
     """
 
     maps: str = ""
@@ -52,6 +52,7 @@ class ClassKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: Window | None = None
     energy: EnergyWeight | None = None
     prior: Positive | None = None
+    pairs: bool | None = None
 
 
 class Config(ClassKeys, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +72,7 @@ class ClassConfig(Struct, frozen=True, kw_only=True):
     window: Window
     energy: EnergyWeight | None
     prior: float
+    pairs: bool
 
 
 def read_config(path: Path) -> Config:
@@ -112,6 +114,13 @@ def _class(
             hint="events = 'neutrinos.csv' to draw from, or lists = 'lists.txt' to choose from",
         )
     window, energy = keys.window or config.window or Window(), keys.energy or config.energy
+    prior = keys.prior or config.prior
+    pairs = config.pairs if keys.pairs is None else keys.pairs
+    if pairs and prior is None:
+        raise BadInputError(
+            f"{where}: pairs need the prior",
+            hint="prior = n_s / n_b, expected events of a source over those of chance; 0.001, say",
+        )
     window.check(f"{where}: window")
     if energy is not None:
         energy.check(f"{where}: energy")
@@ -122,7 +131,8 @@ def _class(
         background=background,
         window=window,
         energy=energy,
-        prior=keys.prior or config.prior or 1.0,
+        prior=prior or 1.0,
+        pairs=bool(pairs),
     )
 
 

@@ -19,6 +19,7 @@ from dask_runner.errors import UsageError
 from dask_runner.sky.healpix import SkyDensity, read_map
 from dask_runner.sky.lists import EventList, joined
 from dask_runner.sky.odds import EnergyWeight, Window, log10_odds
+from dask_runner.sky.pairs import pairs_of
 from dask_runner.sky.pixels import centres
 from dask_runner.sky.rings import Rings, average
 from dask_runner.trials.models.counting import PoissonInverse
@@ -167,12 +168,13 @@ class Pairing:
         window: Window,
         energy: EnergyWeight | None,
         prior: float,
+        pairs: bool,
     ) -> None:
         self._maps, self._chance = maps, chance
         self._places = np.array(places, np.int32)
         # Behind the last one, where -1 points to: no list.
         self._lists = np.array([*chosen, -1], np.int32)
-        self._window, self._energy, self._prior = window, energy, prior
+        self._window, self._energy, self._prior, self._pairs = window, energy, prior, pairs
         if n_sig and not len(chance.events):
             raise UsageError(
                 "n_sig: the lists have no event whose error an injected one could have"
@@ -214,11 +216,13 @@ class Pairing:
         space = average(rings_of(sky.nside), sky.density, events.ra, events.dec, events.sigma)
         time = self._window.factor(events.delay)
         energy = np.ones_like(space) if self._energy is None else self._energy.factor(events.energy)
-        value = space * time * energy
         number = np.bincount(events.trial, minlength=n)
+        value = space * time * energy
+        sums = np.bincount(events.trial, value, n).astype(np.float64)
+        if self._pairs:
+            sums += self._prior * pair_sums(sky, events, time * energy, number)
         best = _best(events.trial, value, number)
         there = number > 0
-        sums = np.bincount(events.trial, value, n).astype(np.float64)
         return {
             "n_events": number,
             "n_injected": injected,
@@ -269,6 +273,16 @@ class Pairing:
             delay=self._window.delays(when),
             energy=energy if self._energy is None else self._energy.energies(strong),
         )
+
+
+def pair_sums(sky: SkyDensity, events: Events, factor: Floats, number: Integers) -> Floats:
+    """The sum over pairs of events of each trial, (trials,): overlap of the two, mean of the map
+    where both say that the source is, and the `factor` of time and energy of each.
+    """
+    found = pairs_of(events.ra, events.dec, events.sigma, number)
+    space = average(rings_of(sky.nside), sky.density, found.ra, found.dec, found.sigma)
+    value = found.overlap * space * factor[found.first] * factor[found.second]
+    return np.bincount(events.trial[found.first], value, len(number)).astype(np.float64)
 
 
 @lru_cache(maxsize=8)
