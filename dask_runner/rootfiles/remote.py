@@ -65,7 +65,8 @@ class _Remote:
         if self._web:
             aiohttp = imported("aiohttp", _EXTRA)
             patience = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
-            options: dict[str, Any] = {"client_kwargs": {"timeout": patience}}
+            # The proxies of the environment, as for whole files.
+            options: dict[str, Any] = {"client_kwargs": {"timeout": patience, "trust_env": True}}
         else:
             imported("fsspec_xrootd", _EXTRA)
             options = {"timeout": int(timeout) + _LATER}
