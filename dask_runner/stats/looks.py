@@ -29,6 +29,8 @@ _REACH = 10
 _FEWEST = 10
 # Below this a fit is called bad.
 _BAD = 1e-3
+# And not used where as many skies are as hot as it makes so unlikely.
+_UNLIKELY = 0.01
 
 
 class Looks(Struct, frozen=True, kw_only=True):
@@ -95,8 +97,8 @@ def effective_looks(p_min: npt.ArrayLike) -> Looks:
 def post_trial(p_min: npt.ArrayLike, observed: float) -> PostTrial:
     """The post-trial p-value of a sky whose smallest p-value is `observed`, from skies without
     signal. It is counted if at least 10 of them are as hot; beyond that it is 1 - (1 - p)^N with
-    the effective number of looks N, if that describes the skies; else (k+1)/(n+1), which never
-    claims too much.
+    the effective number of looks N, if that describes the skies, also those that are as hot; else
+    (k+1)/(n+1), which never claims too much.
 
     `p_min`: (skies,). Raises UsageError for p-values that are none.
     """
@@ -113,6 +115,10 @@ def post_trial(p_min: npt.ArrayLike, observed: float) -> PostTrial:
         float(post_trial_p(observed, max(1.0, looks.number + step * looks.error)))
         for step in (0, -1, 1)
     )
+    seen = float(special.betainc(counted.k, counted.n - counted.k + 1, value)) if counted.k else 1.0
+    if seen < _UNLIKELY:
+        text = f"{counted.k} skies as hot, where {looks.number:.4g} independent looks expect"
+        return _counted(counted, f"{text} {value * counted.n:.2g}: the p-values fall too fast")
     return PostTrial(value=value, low=low, high=high, source="looks", counted=counted)
 
 

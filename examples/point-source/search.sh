@@ -17,22 +17,23 @@ last() { $run runs --json | python3 -c 'import json,sys; print(json.load(sys.std
 $run trials --model point-source --config search.toml --grid "dec=$DECS" -n "$BACKGROUND" \
     --label background -q
 background=$(last)
-$run distribution "$background" --plot-parameters parameters.png > distributions.txt
+$run distribution "$background" --fit scale --plot-parameters parameters.png > distributions.txt
 
 # What flux would be seen: sensitivity and discovery potential.
 $run trials --model point-source --config search.toml --grid "dec=$SIGNAL_DECS" \
     --grid n_sig=0,0.5,1,2,3,5,8,12,18,26 -n "$SIGNAL" -n "n_sig=0:$BACKGROUND" --label signal -q
-$run sensitivity --plot sensitivity.png --plot-flux flux.png
+$run sensitivity --fit scale --plot sensitivity.png --plot-flux flux.png
 
+# With an index that is fitted, a chi2 describes the background only with a free scale.
 # The hottest spot of scrambled skies: how hot is hot?
 $run skyscan --config search.toml --nside "$NSIDE" -n "$SKIES" --background "$background" \
-    --label skies -q
+    --fit scale --label skies -q
 skies=$(last)
 $run hottest "$skies"
 
 # At the very end, the sky as it is. The reason is recorded.
 $run skyscan --config search.toml --nside "$NSIDE" --background "$background" \
-    --unblind "all checks are done" --label observed -q
+    --fit scale --unblind "all checks are done" --label observed -q
 observed=$(last)
 $run skymap "$observed" --plot skymap.png --plot-p ts_p.png --to skymap.fits
 $run hottest "$skies" --observed "$observed" --plot hottest.png

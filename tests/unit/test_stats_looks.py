@@ -48,6 +48,16 @@ def test_a_sky_that_is_compared_with_itself_is_never_rarer_than_one_in_n_plus_on
     assert (few.source, few.value) == ("bound", 1 / 6)
 
 
+def test_p_values_whose_tail_is_wrong_are_not_extrapolated():
+    """A few skies are far hotter than all others: the bulk hides it from a fit, they do not."""
+    hottest = skies(1000, 1000)
+    hottest[:5] = 1e-8
+    assert looks.effective_looks(hottest).good
+    found = looks.post_trial(hottest, 1e-8)
+    assert (found.source, found.value) == ("bound", 6 / 1001)
+    assert "fall too fast" in found.warning
+
+
 def test_post_trial_p_values_are_uniform_without_signal():
     """As many skies are below x as x says, also through the effective number of looks."""
     background = skies(2000, 300, seed=2)
