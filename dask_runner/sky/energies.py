@@ -13,7 +13,7 @@ whose last digits would depend on a machine's libraries.
 """
 
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from dask_runner.sky.events import Array, Events, Simulation
 Indices = npt.NDArray[np.int64]
 
 _STEP: Final = 0.25
+_MANY_BINS: Final = 4000
 # ln of the ratio where there is background and no signal at all.
 _NOTHING: Final = -30.0
 # Keeps sums of squares of ln E small: it cancels.
@@ -84,25 +85,29 @@ class EnergyRatios:
         self.nodes: Array = np.linspace(low, high, pieces + 1) if high > low else np.array([low])
         self._binning = binning
         counts = np.bincount(binning.of(experiment), minlength=binning.size)
-        self._groups = _groups(counts.reshape(binning.rows, binning.columns), least).ravel()
-        background = _shares(self.bins(experiment), binning)
-        signal = _Signal(binning, self.bins(simulation), simulation)
+        groups = _groups(counts.reshape(binning.rows, binning.columns), least).ravel()
+        used, self._numbers = np.unique(groups, return_inverse=True)
+        background = _shares(groups[binning.of(experiment)], binning)
+        signal = _Signal(binning, groups[binning.of(simulation)], simulation)
         # Shape (nodes, 3, bins).
-        self._table = np.array([signal.at(index) for index in self.nodes])
-        self._table[:, 0] -= np.log(np.where(background > 0, background, np.inf))
-        nothing = ~(self._table[:, 0] > _NOTHING) | (background == 0)
-        self._table[:, 0][nothing] = _NOTHING
-        self._table[:, 1][nothing] = self._table[:, 2][nothing] = 0.0
-        self.at_nodes: Array = np.ascontiguousarray(np.exp(self._table[:, 0]).T)
-        self.largest: Array = self.at_nodes.max(axis=1)
+        table = np.array([signal.at(index) for index in self.nodes])
+        table[:, 0] -= np.log(np.where(background > 0, background, np.inf))
+        nothing = ~(table[:, 0] > _NOTHING) | (background == 0)
+        table[:, 0][nothing] = _NOTHING
+        table[:, 1][nothing] = table[:, 2][nothing] = 0.0
+        self._table = table[:, :, used]
+        self.at_nodes: Array = np.ascontiguousarray(np.exp(self._table[:, 0]))
+        self.largest: Array = self.at_nodes.max(axis=0)
         self._coefficients = self._polynomials()
 
     def bins(self, events: Events) -> Indices:
-        """The bin of each event, merged as they are."""
-        return self._groups[self._binning.of(events)]
+        """The bin of each event: numbers of merged bins, of which `at_nodes` (nodes, bins) and
+        `largest` (bins) hold the ratios.
+        """
+        return self._numbers[self._binning.of(events)]
 
     def _polynomials(self) -> Array:
-        """Shape (pieces, bins, 6), in powers of the share of the way from a node to the next."""
+        """Shape (pieces, 6, bins), in powers of the share of the way from a node to the next."""
         if len(self.nodes) == 1:
             return np.zeros((0, 0, 0))
         step = self.nodes[1] - self.nodes[0]
@@ -112,25 +117,41 @@ class EnergyRatios:
         for power, row in enumerate(_HERMITE):
             for place, factor in enumerate(row):
                 mixed[:, power] += factor * ends[:, place]
-        return np.ascontiguousarray(mixed.transpose(0, 2, 1))
+        return mixed
 
     def at(self, bins: Indices, index: float) -> Array:
         """The ratio of each bin, shape of `bins`."""
-        return self.expand(bins, index)[0]
+        if len(self.nodes) == 1:
+            fixed: Array = self.at_nodes[0]
+            return fixed[bins]
+        (c0, c1, c2, c3, c4, c5), t, _, places = self._piece(bins, index)
+        value = np.exp(c0 + t * (c1 + t * (c2 + t * (c3 + t * (c4 + t * c5)))))
+        chosen: Array = value[places]
+        return chosen
 
     def expand(self, bins: Indices, index: float) -> tuple[Array, Array, Array]:
         """The ratio of each bin, and the first two derivatives of its logarithm by the index."""
         if len(self.nodes) == 1:
             nothing = np.zeros(len(bins))
-            return self.at_nodes[bins, 0], nothing, nothing
-        step = self.nodes[1] - self.nodes[0]
-        piece = min(max(int((index - self.nodes[0]) / step), 0), len(self.nodes) - 2)
-        t = (index - self.nodes[piece]) / step
-        c0, c1, c2, c3, c4, c5 = self._coefficients[piece][bins].T
-        value = c0 + t * (c1 + t * (c2 + t * (c3 + t * (c4 + t * c5))))
+            return self.at(bins, index), nothing, nothing
+        (c0, c1, c2, c3, c4, c5), t, step, places = self._piece(bins, index)
+        value = np.exp(c0 + t * (c1 + t * (c2 + t * (c3 + t * (c4 + t * c5)))))
         slope = c1 + t * (2 * c2 + t * (3 * c3 + t * (4 * c4 + t * 5 * c5)))
         bend = 2 * c2 + t * (6 * c3 + t * (12 * c4 + t * 20 * c5))
-        return np.exp(value), slope / step, bend / (step * step)
+        return value[places], (slope / step)[places], (bend / (step * step))[places]
+
+    def _piece(self, bins: Indices, index: float) -> tuple[Array, float, float, Any]:
+        """The coefficients of bins, how far the index is from a node to the next, their distance,
+        and where the wanted bins are. All bins at once, unless there are many: arithmetic is
+        cheaper than looking up six numbers for each event.
+        """
+        step = float(self.nodes[1] - self.nodes[0])
+        piece = min(max(int((index - self.nodes[0]) / step), 0), len(self.nodes) - 2)
+        share = float(index - self.nodes[piece]) / step
+        coefficients = self._coefficients[piece]
+        if coefficients.shape[1] > _MANY_BINS:
+            return np.take(coefficients, bins, axis=1), share, step, slice(None)
+        return coefficients, share, step, bins
 
 
 class _Signal:

@@ -200,8 +200,9 @@ def test_energy_ratios_are_those_of_histograms():
     search = example.search()
     ratios, simulation = search.ratios, search.simulation
     mine, theirs = search.bins(simulation), search.bins(search.experiment)
-    size = 40 * 30
-    row = np.arange(size) // 30
+    size = theirs.max() + 1
+    row = np.zeros(size, int)
+    row[theirs] = np.floor((np.sin(search.experiment.dec) + 1) * 20)
     for index in (2.0, 2.6, 3.9):
         signal = np.bincount(mine, simulation.weight * simulation.true_e**-index, size)
         background = np.bincount(theirs, minlength=size)
