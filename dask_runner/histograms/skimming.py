@@ -31,6 +31,8 @@ _NUMBER = re.compile(
     r"|(signed|unsigned|long) \w+|(U?(Char|Short|Int|Long|Long64)|Float|Double|Bool)_t)( int)?"
 )
 _LIST = re.compile(r"(?:std::|ROOT::VecOps::)?(?:vector|RVec|array)<(.*?)(?:,\s*\d+)?\s*>")
+# What C++ calls otherwise than NumPy.
+_PLAIN = {"float": "float32", "double": "float64", "int": "int32"}
 _PLACE = "--skim"
 # How far the first file is looked at for lists with the objects of `where`.
 _LOOKED_AT = 100_000
@@ -122,10 +124,38 @@ def _refuse_odd(found: Mapping[str, str], types: Mapping[str, str]) -> None:
 
 def is_numeric(kind: str) -> bool:
     """True for the type (as ROOT and NumPy say it) of numbers and lists of them."""
-    kind = re.sub(r"(\[\w*\])+$", "", kind.strip())
-    while inner := _LIST.fullmatch(kind):
-        kind = re.sub(r"(\[\w*\])+$", "", inner[1].strip())
-    return _NUMBER.fullmatch(kind) is not None
+    return _NUMBER.fullmatch(_taken_apart(kind)[1]) is not None
+
+
+def plain_type(kind: str) -> str:
+    """The same text for the same type, whoever says it: `float32 in 1 lists` of float[] and of
+    std::vector<float>.
+    """
+    depth, number = _taken_apart(kind)
+    plain = number.removeprefix("std::").removesuffix("_t")
+    return f"{_PLAIN.get(plain, plain)} in {depth} lists"
+
+
+def _taken_apart(kind: str) -> tuple[int, str]:
+    """How deep lists are, and what is in them."""
+    depth = 0
+    while True:
+        bare, brackets = re.subn(r"\[\w*\]$", "", kind.strip())
+        inner = _LIST.fullmatch(bare)
+        if not brackets and inner is None:
+            return depth, bare
+        depth += 1
+        kind = bare if brackets or inner is None else inner[1]
+
+
+def branches_of_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """What the columns of a skim, as `resolve` gives them, are made of."""
+    found: dict[str, None] = {}
+    for text in columns:
+        derived = _DERIVED.fullmatch(text)
+        names = Expression(derived[2], f"{_PLACE} {derived[1]}").branches if derived else (text,)
+        found.update(dict.fromkeys(names))
+    return tuple(found)
 
 
 def objects_of(tree: rootfiles.TreeReader, columns: Sequence[str], where: str) -> tuple[str, ...]:

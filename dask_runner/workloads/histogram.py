@@ -21,7 +21,7 @@ from dask_runner.batch import (
 from dask_runner.downloads import is_address
 from dask_runner.errors import BadInputError
 from dask_runner.files import text_to_path
-from dask_runner.histograms import combining, passes, sums
+from dask_runner.histograms import combining, passes, skimming, sums
 from dask_runner.histograms.ranges import Measured, RangeWork
 from dask_runner.histograms.result import HistogramResult
 from dask_runner.histograms.spec import Job
@@ -150,8 +150,9 @@ class Histogram(Struct, frozen=True, kw_only=True):
             yield int(part.batch.parameters["sample"]), sums.decode(data, str(path))
 
     def _branches(self) -> tuple[str, ...]:
-        """What is read of each file; a skim reads more, as far as it is there."""
-        return passes.branches_of_job(self.job)
+        """What is read of each file."""
+        own = skimming.branches_of_columns(self.job.skim)
+        return tuple(dict.fromkeys((*passes.branches_of_job(self.job), *own)))
 
     def _size(self, entries: int) -> int:
         """Entries of a batch."""

@@ -16,6 +16,7 @@ from dask_runner import files
 from dask_runner.batch import InputFile
 from dask_runner.downloads import check_address, is_address
 from dask_runner.errors import BadInputError, UnreachableError, UsageError
+from dask_runner.histograms.skimming import branches_of_columns, plain_type
 from dask_runner.histograms.spec import Job
 from dask_runner.rootfiles import remote
 from dask_runner.rootfiles.chunks import TreeShape, reader
@@ -55,7 +56,7 @@ def survey(
         return shapes[path].entries
 
     found = inputs.survey_each(paths, inspect)
-    odd = _odd(found, shapes, branches)
+    odd = {**_other_types(job, found, shapes), **_odd(found, shapes, branches)}
     usable = tuple(file for file in found.files if file.path not in odd)
     return Surveyed(
         survey=Survey(files=usable, problems=(*found.problems, *odd.values())),
@@ -151,6 +152,26 @@ def _odd(found: Survey, shapes: dict[str, TreeShape], branches: Sequence[str]) -
             if one != first[1][name]:
                 what = "lists" if one else "single values"
                 odd[file.path] = f"{file.path}: the branch {name!r} has {what}, not in {first[0]}"
+    return odd
+
+
+def _other_types(job: Job, found: Survey, shapes: dict[str, TreeShape]) -> dict[str, str]:
+    """Files in which a branch of a skim has another type than in the first: their skims could not
+    be joined.
+    """
+    odd: dict[str, str] = {}
+    first: tuple[str, dict[str, str]] | None = None
+    for file in found.files:
+        types = {
+            name: plain_type(shapes[file.path].branches[name])
+            for name in branches_of_columns(job.skim)
+        }
+        if first is None:
+            first = file.path, types
+        for name, kind in types.items():
+            if kind != first[1][name]:
+                other = f"not {first[1][name]} as in {first[0]}"
+                odd[file.path] = f"{file.path}: the branch {name!r} is {kind}, {other}"
     return odd
 
 

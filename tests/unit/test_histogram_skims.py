@@ -13,10 +13,18 @@ from dask_runner import rootfiles
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.histograms import skim_joining
 from dask_runner.histograms.selection import Selector
-from dask_runner.histograms.skimming import COLUMNS, Skim, is_numeric, objects_of, resolve
+from dask_runner.histograms.skimming import (
+    COLUMNS,
+    Skim,
+    is_numeric,
+    objects_of,
+    plain_type,
+    resolve,
+)
 from dask_runner.histograms.spec import Job
 from dask_runner.histograms.values import CountsDifferError
 from dask_runner.rootfiles.chunks import reader
+from dask_runner.workloads.histogram import Histogram
 
 TREE = histogram_files.TREE
 NAME = "mytree"
@@ -299,3 +307,30 @@ def test_numbers_and_lists_of_them(kind):
 )
 def test_what_is_not_numbers(kind):
     assert not is_numeric(kind)
+
+
+def test_types_are_the_same_whoever_says_them():
+    same = ("float32[]", "float[]", "std::vector<float>", "vector<float>")
+    assert {plain_type(kind) for kind in same} == {"float32 in 1 lists"}
+    same = ("std::vector<std::vector<std::int32_t>>", "int32_t[][4]")
+    assert {plain_type(kind) for kind in same} == {"int32 in 2 lists"}
+    assert plain_type("double") == "float64 in 0 lists"
+
+
+def test_files_whose_skims_could_not_be_joined_are_problems_of_the_plan(tmp_path):
+    histogram_files.write(tmp_path / "a.root", 100)
+    columns = histogram_files.events(100, 2)
+    with uproot.recreate(tmp_path / "b.root") as file:
+        types = {**histogram_files.TYPES, "jet_pt": "var * float64"}
+        file.mktree(TREE, types)
+        file[TREE].extend({**columns, "jet_pt": ak.values_astype(columns["jet_pt"], "f8")})
+    (problem,) = problems(f"{tmp_path}/*.root", "x = jet_pt")
+    assert "b.root: the branch 'jet_pt' is float64 in 1 lists, not float32 in 1 lists" in problem
+    assert not problems(f"{tmp_path}/*.root", "jet_E")
+    (problem,) = problems(f"{tmp_path}/a.root", "none")
+    assert "has no branch 'none'" in problem
+
+
+def problems(files, column):
+    workload = Histogram(job=Job(tree=TREE, skim=(column,)), files=(files,), batch_size=50)
+    return workload.plan().problems
