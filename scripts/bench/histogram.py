@@ -166,15 +166,19 @@ def whole_runs(entries: int, files: int, slots: int) -> None:
                 shutil.copy(data / f"{number % MADE:04d}.root", path)
         size = sum(path.stat().st_size for path in data.iterdir())
         print(f"{each * files:.1e} entries in {files} files, {size / 1e9:.2f} GB", flush=True)
-        rate = _bare_over(sorted(data.iterdir())[: max(1, files // 10)], each)
+        part = sorted(data.iterdir())[: max(1, files // 10)]
         hashes = set()
-        for pattern, batch in (("*[0]", each), ("*", each), ("*", 3 * each // 10)):
+        for pattern, batch in (("*[0]", each), ("*", each), ("*", each // 10)):
+            before = _bare_over(part, each)
             found = _run(folder, f"data/{pattern}.root", batch, slots)
+            # A busy machine is slower for everybody: the better of two counts.
+            rate = max(before, _bare_over(part, each))
             print(
                 f"{found['events']:.1e} entries, batches of {batch}: "
-                f"{found['rate'] / 1e6:.2f}e6 events/s of a core, ratio to the bare loop "
-                f"{_judged(found['rate'] / rate)}; {found['wall']:.0f} s on {slots} slots; peak of "
-                f"a batch {found['rss'] / 1e6:.0f} MB, of the driver {found['driver'] / 1e6:.0f} MB",
+                f"{found['rate'] / 1e6:.2f}e6 events/s of a core, the bare loop "
+                f"{rate / 1e6:.2f}e6, ratio {_judged(found['rate'] / rate)}; "
+                f"{found['wall']:.0f} s on {slots} slots; peak of a batch "
+                f"{found['rss'] / 1e6:.0f} MB, of the driver {found['driver'] / 1e6:.0f} MB",
                 flush=True,
             )
             if pattern == "*":
@@ -185,16 +189,11 @@ def whole_runs(entries: int, files: int, slots: int) -> None:
 
 
 def _bare_over(paths: list[Path], each: int) -> float:
-    """Events per second of processor time, in a process of its own."""
-    began, clock = time.process_time(), time.perf_counter()
+    """Events per second of processor time."""
+    began = time.process_time()
     for path in paths:
         bare_weighted(path)
-    took, wall = time.process_time() - began, time.perf_counter() - clock
-    rate = len(paths) * each / took
-    print(
-        f"bare loop: {rate / 1e6:.2f}e6 events/s of a core ({wall:.0f} s by the clock)", flush=True
-    )
-    return rate
+    return len(paths) * each / (time.process_time() - began)
 
 
 def _run(folder: Path, pattern: str, batch: int, slots: int) -> dict:
@@ -204,14 +203,13 @@ def _run(folder: Path, pattern: str, batch: int, slots: int) -> dict:
         "--bins", f"{number},{start:g},{stop:g}", "--where", f"jet_pt > {CUT:g}", "--weight", "w",
         "-b", str(batch), "--slots", str(slots), "-q", "--json", "--cluster", "local",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [*COMMAND, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    log = (folder / "log").open("w+b")
+    process = subprocess.Popen([*COMMAND, *words], cwd=folder, stdout=subprocess.PIPE, stderr=log)
     assert process.stdout is not None
     said = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"{words} ended with {status}")
+        raise SystemExit(f"{words}: {(folder / 'log').read_text()[-2000:]}")
     summary = json.loads(said)
     merged = subprocess.run(
         [*COMMAND, "merge", summary["timestamp"], "--json"],
