@@ -44,9 +44,9 @@ def from_numbers(numbers: Sequence[float], place: str) -> Axis:
     if len(numbers) != 3:  # noqa: PLR2004
         raise UsageError(f"{place}: {[*numbers]} is not [N, low, high]", hint=_FORMS)
     number, low, high = numbers
-    if number != int(number) or number < 1:
+    if not math.isfinite(number) or number != int(number) or number < 1:
         raise UsageError(f"{place}: {number} bins?", hint=_FORMS)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not (math.isfinite(low) and math.isfinite(high - low) and low < high):
         raise UsageError(f"{place}: from {low:g} to {high:g} there are no bins", hint=_FORMS)
     return _bounded(Axis(bins=int(number), start=float(low), stop=float(high)), place)
 

@@ -16,7 +16,13 @@ from dask_runner.errors import UsageError
 from dask_runner.histograms.reductions import REDUCTIONS, nth
 from dask_runner.histograms.values import CountsDifferError, Value, common_offsets, spread
 
+
+def _double(data: Any) -> Any:
+    return np.asarray(data, np.float64)
+
+
 _UNARY: dict[str, Any] = {
+    "double": _double,
     "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "log10": np.log10,
     "log2": np.log2, "sin": np.sin, "cos": np.cos, "tan": np.tan, "sinh": np.sinh,
     "cosh": np.cosh, "tanh": np.tanh, "arcsin": np.arcsin, "arccos": np.arccos,
@@ -33,13 +39,23 @@ CONSTANTS = {"pi": np.pi, "inf": np.inf, "nan": np.nan, "True": True, "False": F
 _OPERATORS: dict[type, Any] = {
     ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.true_divide,
     ast.FloorDiv: np.floor_divide, ast.Mod: np.mod, ast.Pow: np.power,
-    ast.BitAnd: np.bitwise_and, ast.BitOr: np.bitwise_or, ast.BitXor: np.bitwise_xor,
+    ast.BitAnd: np.bitwise_and, ast.BitOr: np.bitwise_or,
 }  # fmt: skip
 _COMPARISONS: dict[type, Any] = {
     ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater, ast.GtE: np.greater_equal,
     ast.Eq: np.equal, ast.NotEq: np.not_equal,
 }  # fmt: skip
-_BITWISE = (ast.BitAnd, ast.BitOr, ast.BitXor)
+_BITWISE = (ast.BitAnd, ast.BitOr)
+_BITS = {np.bitwise_and, np.bitwise_or, np.invert}
+# What takes conditions as the numbers 0 and 1. All else leaves them as they are.
+_NUMERIC = {
+    *(how for kind, how in _OPERATORS.items() if kind not in _BITWISE),
+    *(how for name, how in _UNARY.items() if name not in {"isfinite", "isnan"}),
+    *_BINARY.values(),
+    np.negative,
+}
+# What would wrap around: differences of unsigned numbers, powers of whole ones.
+_UNSIGNED_WRAPS = {np.add, np.subtract, np.multiply, np.power, np.negative}
 
 _QUOTED = re.compile(r"`([^`]*)`")
 _LONGEST = 2000
@@ -75,7 +91,10 @@ class Expression:
         except CountsDifferError:
             raise
         except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
-            raise self.error(str(error)) from error
+            said = str(error)
+            if "bitwise" in said or "invert" in said:
+                said = "& | ~ are of conditions and whole numbers"
+            raise self.error(said) from error
         if isinstance(found, Value):
             return Value(data=found.data, offsets=found.offsets, name=self.text)
         return Value(data=np.full(events, found), name=self.text)
@@ -141,6 +160,8 @@ class Expression:
         match node:
             case ast.BinOp(op=op) if type(op) in _OPERATORS:
                 return [node.left, node.right]
+            case ast.BinOp(op=ast.BitXor()):
+                raise self.error("^ is not allowed: elsewhere it is a power", "write ** for powers")
             case ast.UnaryOp():
                 return [node.operand]
             case ast.BoolOp():
@@ -252,23 +273,35 @@ def _combined(how: Callable[..., Any], *operands: _Operand) -> _Operand:
     if not values:
         return _number(how, operands)
     offsets = common_offsets(values)
-    data = how(*(spread(one, offsets) if isinstance(one, Value) else one for one in operands))
+    data = how(
+        *(
+            _prepared(how, spread(one, offsets)) if isinstance(one, Value) else one
+            for one in operands
+        )
+    )
     named = next((one for one in values if one.offsets is not None), values[0])
     return Value(data=data, offsets=offsets, name=named.name)
+
+
+def _prepared(how: Callable[..., Any], data: Any) -> Any:
+    """The data in a type in which the operator does what one expects of numbers."""
+    kind = data.dtype.kind
+    if kind == "b" and how in _NUMERIC:
+        data, kind = data.astype(np.int64), "i"
+    if (kind == "u" and how in _UNSIGNED_WRAPS) or (kind == "i" and how is np.power):
+        return data.astype(np.float64)
+    return data
 
 
 def _number(how: Callable[..., Any], operands: tuple[_Operand, ...]) -> _Operand:
     """Of numbers alone: in double precision where integers would wrap or not divide."""
     exact = all(isinstance(one, int) for one in operands)
-    if exact and (how in {np.add, np.subtract, np.multiply} or _BIT_FUNCTIONS & {how}):
+    if exact and how in {np.add, np.subtract, np.multiply, *_BITS}:
         plain = how(*(np.array(one, dtype=object) for one in operands))
         value = int(plain)
         return value if abs(value) < _LARGEST else float(value)
     result = how(*(float(one) if type(one) is int else one for one in operands))
     return result.item() if hasattr(result, "item") else result
-
-
-_BIT_FUNCTIONS = {np.bitwise_and, np.bitwise_or, np.bitwise_xor}
 
 
 def _folded(how: Callable[..., Any], values: list[_Operand]) -> _Operand:
@@ -284,7 +317,8 @@ def _unary(op: ast.unaryop, value: _Operand) -> _Operand:
     if isinstance(op, ast.Not):
         return _combined(np.logical_not, value)
     if isinstance(op, ast.Invert):
-        return _combined(np.invert, value) if isinstance(value, Value) else ~value
+        how = np.logical_not if isinstance(value, bool) else np.invert
+        return _combined(how, value)
     return value
 
 

@@ -21,8 +21,10 @@ def _reduced(data: Data, offsets: Offsets, how: Any, empty: float) -> Data:
 
 
 def total(data: Data, offsets: Offsets) -> Data:
-    """The sum, in double precision or as 64-bit integer; of conditions, how many are true."""
-    kind = np.float64 if data.dtype.kind == "f" else np.int64
+    """The sum, in double precision or as 64-bit integer; of conditions, how many are true. Unsigned
+    numbers, which may be beyond, are added as doubles.
+    """
+    kind = np.float64 if data.dtype.kind in "fu" else np.int64
     return _reduced(data.astype(kind), offsets, np.add, 0)
 
 
