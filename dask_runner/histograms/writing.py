@@ -108,9 +108,11 @@ def _uhi_axis(axis: Axis) -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> float | str:
-    """JSON has no infinite numbers."""
-    return value if np.isfinite(value) else str(value)
+def _number(value: float) -> float | msgspec.Raw:
+    """JSON has no infinite numbers, but larger ones than a double holds, which are read as such."""
+    if np.isfinite(value):
+        return value
+    return msgspec.Raw(b"1e999" if value > 0 else b"-1e999")
 
 
 def _write_npz(result: HistogramResult, path: Path, metadata: dict[str, Any]) -> None:
