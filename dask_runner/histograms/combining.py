@@ -12,7 +12,7 @@ from dask_runner.histograms.accumulate import ExactSum
 from dask_runner.histograms.result import Counts, Cut, Filled, HistogramResult, Numbers
 from dask_runner.histograms.selection import weights_sum
 from dask_runner.histograms.spec import HistogramSpec, Job
-from dask_runner.histograms.sums import HistogramSum, Sums, numeric_axes
+from dask_runner.histograms.sums import CutSum, HistogramSum, Sums, numeric_axes
 
 
 def combine(
@@ -28,6 +28,10 @@ def combine(
         else:
             samples[sample] = sums
     order = sorted(samples)
+    if order:
+        for number in range(len(job.samples)):
+            samples.setdefault(number, _nothing(samples[order[0]]))
+        order = sorted(samples)
     histograms = [
         _filled(spec, {k: samples[k].histograms[number] for k in order})
         for number, spec in enumerate(job.histograms)
@@ -47,6 +51,12 @@ def combine(
         events_asked=asked,
         missing=tuple(missing),
     )
+
+
+def _nothing(like: Sums) -> Sums:
+    """What a sample without any events gives."""
+    cuts = [CutSum(c.name, c.level, weighted=c.weights is not None) for c in like.cuts]
+    return Sums([one.empty() for one in like.histograms], cuts)
 
 
 def _cuts(sums: Sums, sample: str) -> list[Cut]:

@@ -7,63 +7,32 @@ cannot ask for more than time and memory in proportion to the chunk.
 
 import ast
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from dask_runner.errors import UsageError
+from dask_runner.histograms.operators import (
+    BINARY,
+    BITWISE,
+    COMPARISONS,
+    CONSTANTS,
+    FUNCTIONS,
+    LARGEST,
+    OPERATORS,
+    UNARY,
+    Operand,
+    arity,
+    combined,
+    folded,
+    negated,
+)
 from dask_runner.histograms.reductions import REDUCTIONS, nth
-from dask_runner.histograms.values import CountsDifferError, Value, common_offsets, spread
-
-
-def _double(data: Any) -> Any:
-    return np.asarray(data, np.float64)
-
-
-_UNARY: dict[str, Any] = {
-    "double": _double,
-    "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "log10": np.log10,
-    "log2": np.log2, "sin": np.sin, "cos": np.cos, "tan": np.tan, "sinh": np.sinh,
-    "cosh": np.cosh, "tanh": np.tanh, "arcsin": np.arcsin, "arccos": np.arccos,
-    "arctan": np.arctan, "arcsinh": np.arcsinh, "floor": np.floor, "ceil": np.ceil,
-    "round": np.round, "sign": np.sign, "isfinite": np.isfinite, "isnan": np.isnan,
-}  # fmt: skip
-_BINARY: dict[str, Any] = {
-    "arctan2": np.arctan2, "hypot": np.hypot, "minimum": np.minimum, "maximum": np.maximum,
-    "fmod": np.fmod,
-}  # fmt: skip
-FUNCTIONS = (*_UNARY, *_BINARY, "where", *REDUCTIONS, "nth")
-CONSTANTS = {"pi": np.pi, "inf": np.inf, "nan": np.nan, "True": True, "False": False}
-
-_OPERATORS: dict[type, Any] = {
-    ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.true_divide,
-    ast.FloorDiv: np.floor_divide, ast.Mod: np.mod, ast.Pow: np.power,
-    ast.BitAnd: np.bitwise_and, ast.BitOr: np.bitwise_or,
-}  # fmt: skip
-_COMPARISONS: dict[type, Any] = {
-    ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater, ast.GtE: np.greater_equal,
-    ast.Eq: np.equal, ast.NotEq: np.not_equal,
-}  # fmt: skip
-_BITWISE = (ast.BitAnd, ast.BitOr)
-_BITS = {np.bitwise_and, np.bitwise_or, np.invert}
-# What takes conditions as the numbers 0 and 1. All else leaves them as they are.
-_NUMERIC = {
-    *(how for kind, how in _OPERATORS.items() if kind not in _BITWISE),
-    *(how for name, how in _UNARY.items() if name not in {"isfinite", "isnan"}),
-    *_BINARY.values(),
-    np.negative,
-}
-# What would wrap around: differences of unsigned numbers, powers of whole ones.
-_UNSIGNED_WRAPS = {np.add, np.subtract, np.multiply, np.power, np.negative}
+from dask_runner.histograms.values import CountsDifferError, Value
 
 _QUOTED = re.compile(r"`([^`]*)`")
 _LONGEST = 2000
 _DEEPEST = 200
-_LARGEST = 2**63
-
-# One number, or a value of the chunk.
-_Operand = Any
 
 
 class Expression:
@@ -136,7 +105,7 @@ class Expression:
             if not isinstance(node, ast.Compare):
                 continue
             for operand in (node.left, *node.comparators):
-                bits = isinstance(operand, ast.BinOp) and isinstance(operand.op, _BITWISE)
+                bits = isinstance(operand, ast.BinOp) and isinstance(operand.op, BITWISE)
                 before = text.encode()[: operand.col_offset].rstrip()
                 if bits and not before.endswith(b"("):
                     raise self.error(
@@ -158,7 +127,7 @@ class Expression:
     def _parts(self, node: ast.expr) -> list[ast.expr]:
         """What an allowed node is made of."""
         match node:
-            case ast.BinOp(op=op) if type(op) in _OPERATORS:
+            case ast.BinOp(op=op) if type(op) in OPERATORS:
                 return [node.left, node.right]
             case ast.BinOp(op=ast.BitXor()):
                 raise self.error("^ is not allowed: elsewhere it is a power", "write ** for powers")
@@ -166,18 +135,21 @@ class Expression:
                 return [node.operand]
             case ast.BoolOp():
                 return node.values
-            case ast.Compare(ops=ops) if all(type(op) in _COMPARISONS for op in ops):
+            case ast.Compare(ops=ops) if all(type(op) in COMPARISONS for op in ops):
                 return [node.left, *node.comparators]
             case ast.Call():
                 return self._arguments(node)
             case ast.Name() | ast.Constant():
                 return []
-        raise self.error(_what_is(node) + " is not allowed in an expression", _HINT)
+        hint = _HINT
+        if isinstance(node, ast.Attribute):
+            hint = f"a branch whose name has a dot stands in backticks: `{ast.unparse(node)}`"
+        raise self.error(_what_is(node) + " is not allowed in an expression", hint)
 
     def _check_number(self, value: object) -> None:
         if not isinstance(value, int | float):
             raise self.error(f"{value!r} is not a number")
-        if isinstance(value, int) and abs(value) >= _LARGEST:
+        if isinstance(value, int) and abs(value) >= LARGEST:
             raise self.error("an integer beyond 64 bits", "write it as 1e20")
 
     def _arguments(self, node: ast.Call) -> list[ast.expr]:
@@ -186,14 +158,14 @@ class Expression:
             raise self.error(
                 f"there is no function {name}", f"the functions are {', '.join(FUNCTIONS)}"
             )
-        wanted = _arity(name)
+        wanted = arity(name)
         if node.keywords or len(node.args) != wanted:
             raise self.error(f"{name} takes {wanted} argument{'s' if wanted > 1 else ''}")
         if name == "nth" and _integer(node.args[1]) is None:
             raise self.error("nth(x, k): k is a whole number: 0 the first, -1 the last")
         return node.args[:1] if name == "nth" else node.args
 
-    def _evaluate(self, node: ast.expr, columns: Mapping[str, Value]) -> _Operand:
+    def _evaluate(self, node: ast.expr, columns: Mapping[str, Value]) -> Operand:
         match node:
             case ast.Constant():
                 found = node.value
@@ -201,12 +173,12 @@ class Expression:
                 found = self._named(node.id, columns)
             case ast.BinOp():
                 left, right = (self._evaluate(n, columns) for n in (node.left, node.right))
-                found = _combined(_OPERATORS[type(node.op)], left, right)
+                found = combined(OPERATORS[type(node.op)], left, right)
             case ast.UnaryOp():
-                found = _unary(node.op, self._evaluate(node.operand, columns))
+                found = negated(node.op, self._evaluate(node.operand, columns))
             case ast.BoolOp():
                 how = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
-                found = _folded(how, [self._evaluate(n, columns) for n in node.values])
+                found = folded(how, [self._evaluate(n, columns) for n in node.values])
             case ast.Compare():
                 found = self._compared(node, columns)
             case ast.Call(func=ast.Name(id=name)):
@@ -215,7 +187,7 @@ class Expression:
                 raise AssertionError(ast.dump(node))
         return found
 
-    def _named(self, name: str, columns: Mapping[str, Value]) -> _Operand:
+    def _named(self, name: str, columns: Mapping[str, Value]) -> Operand:
         if name not in self._quoted and name in CONSTANTS:
             return CONSTANTS[name]
         branch = self._quoted.get(name, name)
@@ -225,15 +197,15 @@ class Expression:
             )
         return columns[branch]
 
-    def _compared(self, node: ast.Compare, columns: Mapping[str, Value]) -> _Operand:
+    def _compared(self, node: ast.Compare, columns: Mapping[str, Value]) -> Operand:
         values = [self._evaluate(n, columns) for n in (node.left, *node.comparators)]
         pairs = [
-            _combined(_COMPARISONS[type(op)], one, other)
+            combined(COMPARISONS[type(op)], one, other)
             for op, one, other in zip(node.ops, values, values[1:], strict=False)
         ]
-        return _folded(np.logical_and, pairs)
+        return folded(np.logical_and, pairs)
 
-    def _called(self, name: str, nodes: list[ast.expr], columns: Mapping[str, Value]) -> _Operand:
+    def _called(self, name: str, nodes: list[ast.expr], columns: Mapping[str, Value]) -> Operand:
         if name in REDUCTIONS or name == "nth":
             value = self._evaluate(nodes[0], columns)
             if not isinstance(value, Value) or value.offsets is None:
@@ -246,17 +218,11 @@ class Expression:
             return Value(data=data, name=self.text)
         values = [self._evaluate(n, columns) for n in nodes]
         if name == "where":
-            return _combined(np.where, *values)
-        return _combined(_UNARY.get(name) or _BINARY[name], *values)
+            return combined(np.where, *values)
+        return combined(UNARY.get(name) or BINARY[name], *values)
 
 
 _HINT = "branches, numbers, + - * / // % **, comparisons, and or not & | ~, functions"
-
-
-def _arity(name: str) -> int:
-    if name == "where":
-        return 3
-    return 2 if name in _BINARY or name == "nth" else 1
 
 
 def _integer(node: ast.expr) -> int | None:
@@ -266,60 +232,6 @@ def _integer(node: ast.expr) -> int | None:
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return sign * node.value
     return None
-
-
-def _combined(how: Callable[..., Any], *operands: _Operand) -> _Operand:
-    values = [one for one in operands if isinstance(one, Value)]
-    if not values:
-        return _number(how, operands)
-    offsets = common_offsets(values)
-    data = how(
-        *(
-            _prepared(how, spread(one, offsets)) if isinstance(one, Value) else one
-            for one in operands
-        )
-    )
-    named = next((one for one in values if one.offsets is not None), values[0])
-    return Value(data=data, offsets=offsets, name=named.name)
-
-
-def _prepared(how: Callable[..., Any], data: Any) -> Any:
-    """The data in a type in which the operator does what one expects of numbers."""
-    kind = data.dtype.kind
-    if kind == "b" and how in _NUMERIC:
-        data, kind = data.astype(np.int64), "i"
-    if (kind == "u" and how in _UNSIGNED_WRAPS) or (kind == "i" and how is np.power):
-        return data.astype(np.float64)
-    return data
-
-
-def _number(how: Callable[..., Any], operands: tuple[_Operand, ...]) -> _Operand:
-    """Of numbers alone: in double precision where integers would wrap or not divide."""
-    exact = all(isinstance(one, int) for one in operands)
-    if exact and how in {np.add, np.subtract, np.multiply, *_BITS}:
-        plain = how(*(np.array(one, dtype=object) for one in operands))
-        value = int(plain)
-        return value if abs(value) < _LARGEST else float(value)
-    result = how(*(float(one) if type(one) is int else one for one in operands))
-    return result.item() if hasattr(result, "item") else result
-
-
-def _folded(how: Callable[..., Any], values: list[_Operand]) -> _Operand:
-    result = values[0]
-    for value in values[1:]:
-        result = _combined(how, result, value)
-    return result
-
-
-def _unary(op: ast.unaryop, value: _Operand) -> _Operand:
-    if isinstance(op, ast.USub):
-        return _combined(np.negative, value) if isinstance(value, Value) else -value
-    if isinstance(op, ast.Not):
-        return _combined(np.logical_not, value)
-    if isinstance(op, ast.Invert):
-        how = np.logical_not if isinstance(value, bool) else np.invert
-        return _combined(how, value)
-    return value
 
 
 def _what_is(node: ast.AST) -> str:

@@ -247,8 +247,8 @@ def as_weights(
     text = " * ".join(value.name for value in weights)
     raise BadInputError(
         f"{selected.path}: entry {selected.first + event}: the weight {text!r} is "
-        f"{product[~good][0]}",
-        hint="where(isfinite(w), w, 0) leaves such entries out",
+        f"{product[~good][0]}, and must be between -{_LARGEST:g} and {_LARGEST:g}",
+        hint=f"where(abs(w) < {_LARGEST:g}, w, 0) leaves such entries out",
     )
 
 

@@ -38,6 +38,15 @@ class HistogramSum:
         self.squares = ExactSum(self.cells) if weighted else None
         self.nan = 0
 
+    def empty(self) -> "HistogramSum":
+        """One like this without entries."""
+        found = HistogramSum((), weighted=False)
+        found.shape, found.cells = self.shape, self.cells
+        found.counts = np.zeros(self.cells, np.int64)
+        if self.weights is not None:
+            found.weights, found.squares = ExactSum(self.cells), ExactSum(self.cells)
+        return found
+
     def merge(self, other: Self) -> None:
         """Add the entries of another."""
         self.counts += other.counts

@@ -92,13 +92,33 @@ class Reader:
         names = self.resolve(branches)
         step = step or self._tree.step([*names.values()])
         pieces = self._tree.chunks(names, first, stop, step)
+        begin = first
         while True:
             # Only what is read here: the user's faults are not those of the file.
-            with translated(self.path):
-                piece = next(pieces, None)
+            try:
+                with translated(self.path):
+                    piece = next(pieces, None)
+            except BadInputError as error:
+                raise self._blamed(error, names, begin, min(stop, begin + step)) from error
             if piece is None:
                 return
+            begin += piece.entries
             yield piece
+
+    def _blamed(
+        self, error: BadInputError, names: Mapping[str, str], first: int, stop: int
+    ) -> BadInputError:
+        """The error with the branches that cannot be read there."""
+        bad = []
+        for name, full in names.items():
+            try:
+                with translated(self.path):
+                    for _ in self._tree.chunks({name: full}, first, stop, stop - first):
+                        pass
+            except BadInputError:
+                bad.append(name)
+        where = f"entries {first} to {stop - 1}" + (f" of {_listed(bad)}" if bad else "")
+        return BadInputError(f"{error.message}, {where}", hint=error.hint)
 
     def _no_branch(self, name: str, there: Sequence[str], ends: Sequence[str]) -> BadInputError:
         if ends:
@@ -106,7 +126,7 @@ class Reader:
         near = difflib.get_close_matches(name, there, n=3)
         return BadInputError(
             f"{self.path}: has no branch {name!r}",
-            hint=f"did you mean {' or '.join(near)}?"
+            hint=f"did you mean {' or '.join(map(_quoted, near))}?"
             if near
             else f"its branches: {_listed(there)}",
         )
@@ -247,6 +267,11 @@ def _entries(each: float, branches: int) -> int:
     """Entries of a step, if each has so many bytes in all branches."""
     wanted = min(_STEP_BYTES, _BRANCH_BYTES * max(1, branches))
     return int(min(_MOST, max(_LEAST, wanted / max(each, 1.0))))
+
+
+def _quoted(name: str) -> str:
+    """As it stands in an expression."""
+    return name if name.isidentifier() else f"`{name}` (in backticks)"
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -145,6 +145,12 @@ def test_what_cannot_be_evaluated_is_said(text, said):
         value(text)
 
 
+def test_a_dotted_name_is_told_how_it_is_written():
+    with pytest.raises(UsageError) as raised:
+        Expression("jet.pt / 3", "--fill")
+    assert "backticks: `jet.pt`" in raised.value.hint
+
+
 def test_no_time_or_memory_for_large_powers():
     assert (value("9 ** 9 ** 9 ** 9 + n").data == np.inf).all()
     assert value("2 ** 62 * 4 + 0 * met").data.dtype.kind == "f"

@@ -172,6 +172,22 @@ def test_samples_have_rows_and_cutflows(data, tmp_path):
     assert rows["rows"].counts.sum(axis=0).tolist() == flat["sum"].counts.tolist()
 
 
+def test_samples_without_events_are_there(data, tmp_path):
+    folder, _ = data
+    empty = tmp_path / "none.root"
+    with uproot.recreate(empty) as file:
+        file.mktree(TREE, {"met": "float32", "w": "float64"})
+    samples = (f"none={empty}", f"top={folder}/a*.root")
+    wanted = asked(
+        folder, files=(), samples=samples, fill=("met",), bins=("5,0,100",), by_sample=True,
+        where_event=("met > 20",), weight="w",
+    )  # fmt: skip
+    found = result(planned(wanted), tmp_path)
+    assert found.histograms[0].counts.sum(axis=1)[0] == 0
+    cuts = [(c.sample, c.name, c.count) for c in found.cutflow if c.sample == "none"]
+    assert cuts == [("none", "all", 0), ("none", "met > 20", 0)]
+
+
 def test_our_own_files_and_rntuples_give_the_same(data, tmp_path):
     folder, columns = data
     (path, whole) = next(iter(columns.items()))
@@ -249,7 +265,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
     for expression, said in [
         ("w", "x.root: entry 777: the weight 'w' is nan"),
         ("met", "x.root: entry 3: the weight 'met' is inf"),
-        ("w * 1e200", "x.root: entry 0: the weight 'w * 1e200' is"),
+        ("w * 1e200", "and must be between -1e+150 and 1e+150"),
     ]:
         with pytest.raises((BadInputError, BatchFailedError)) as raised:
             broken_weight(tmp_path, tmp_path, expression)
@@ -356,6 +372,7 @@ def test_damage_costs_its_own_ranges(tmp_path):
     assert [k for k, said in enumerate(outcomes) if said] == [5]
     assert str(path) in outcomes[5]
     assert "damaged" in outcomes[5]
+    assert outcomes[5].endswith("entries 1500 to 1799 of jet_E")
 
 
 FUNCTION = """\
