@@ -75,7 +75,7 @@ class FitKeys(Struct, frozen=True, kw_only=True):
     log10e: tuple[float, float] = (1.5, 7.5)
     least_events: Annotated[int, Meta(ge=1)] = 5
     smoothing: Annotated[float, Meta(ge=0, le=30)] = 0.0
-    band: Annotated[float, Meta(gt=0, le=1)] = 0.05
+    band: Annotated[float, Meta(gt=0, le=1)] = 0.02
 
     @property
     def indices(self) -> tuple[float, float]:

@@ -5,14 +5,17 @@ it is the power law without the cutoff's factor.
 """
 
 from math import isfinite
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from msgspec import Struct
 
 from dask_runner.errors import UsageError
+from dask_runner.sky.detector import Detector
 from dask_runner.sky.events import Array
 
+_CM2: Final = 1e4
+_STEPS: Final = 10_000
 # GeV of each unit of energy.
 UNITS = {"GeV": 1.0, "TeV": 1e3, "PeV": 1e6}
 
@@ -52,6 +55,20 @@ class PowerLaw(Struct, frozen=True, kw_only=True):
         """dN/dE at the pivot (GeV) per unit cm^2 s, as `e2dnde`."""
         where = self.pivot if pivot is None else pivot
         return self.norm_at(norm, where) * unit_of(unit)
+
+
+def integrated_area(detector: Detector, dec: float, flux: PowerLaw) -> float:
+    """The integral of effective area times flux of norm 1 at a declination (radians): events per s
+    for 1 GeV^-1 cm^-2 s^-1 at the pivot.
+    """
+    surface = detector.effective_area
+    edges = np.linspace(surface.log10e[0], surface.log10e[-1], _STEPS + 1)
+    log10e = (edges[1:] + edges[:-1]) / 2
+    energy = 10**log10e
+    area = _CM2 * surface.at(np.sin(dec), log10e)
+    # dE = E ln 10 d(log10 E).
+    width = np.log(10) * (edges[1] - edges[0])
+    return float((area * flux.shape(energy) * energy).sum() * width)
 
 
 def unit_of(name: str) -> float:

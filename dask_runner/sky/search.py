@@ -19,8 +19,8 @@ from dask_runner.sky.background import BackgroundDensity
 from dask_runner.sky.config import SearchConfig
 from dask_runner.sky.energies import Binning, EnergyRatios, Indices
 from dask_runner.sky.events import Array, Events, Simulation, away, wrapped
-from dask_runner.sky.flux import PowerLaw
-from dask_runner.sky.reading import read_experiment, read_simulation
+from dask_runner.sky.flux import PowerLaw, integrated_area
+from dask_runner.sky.reading import check_together, read_experiment, read_simulation
 
 _DAY: Final = 86_400.0
 # Of an even density of 1/2.
@@ -107,10 +107,16 @@ class Search:
     def acceptance(self, dec: float, flux: PowerLaw) -> float:
         """Expected events in the livetime from a source at `dec` (radians), for dN/dE of
         1 GeV^-1 cm^-2 s^-1 at the spectrum's pivot without cutoff. n_sig over this is the norm.
+
+        From the effective area where that is known, that is for a synthetic simulation; else from
+        the simulated events of the band around `dec`.
         """
-        low, high = self._band(dec)
-        solid_angle = 2 * np.pi * (high - low)
-        rate = float(self.source(dec, flux).total[-1]) / solid_angle
+        source = self.source(dec, flux)
+        if self.config.simulation.file is None:
+            rate = integrated_area(self.config.detector, dec, flux)
+        else:
+            low, high = self._band(dec)
+            rate = float(source.total[-1]) / (2 * np.pi * (high - low))
         return rate * self.config.livetime * _DAY
 
     def inject(
@@ -180,4 +186,6 @@ class Search:
 @lru_cache(maxsize=_KEPT)
 def _loaded(key: bytes) -> Search:
     config = msgspec.json.decode(key, type=SearchConfig)
-    return Search(config, read_experiment(config), read_simulation(config))
+    experiment, simulation = read_experiment(config), read_simulation(config)
+    check_together(config, experiment, simulation)
+    return Search(config, experiment, simulation)

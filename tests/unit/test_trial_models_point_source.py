@@ -124,7 +124,7 @@ def test_identity_is_what_the_trials_depend_on(model, tmp_path):
     assert identity(CONFIG.replace("2.2", "2.3")) != mine
     assert identity(CONFIG.replace("20000", "20001")) != mine
     table = np.zeros(30, [(name, "f8") for name in ("ra", "dec", "sigma", "log10e")])
-    table["sigma"], table["log10e"] = 0.1, 3
+    table["sigma"], table["log10e"] = 0.02, 3
     found = []
     for name in ("a.npy", "b.npy"):
         np.save(tmp_path / name, table)
