@@ -57,10 +57,11 @@ class ScanRequest(Struct, frozen=True, kw_only=True):
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """Seconds for each pixel, and before the first one of each sky."""
+    """Seconds for each pixel, before the first one of each sky, and before a batch's first sky."""
 
     pixel: float
     sky: float
+    batch: float = 0.0
 
 
 class PlannedScan(Struct, frozen=True, kw_only=True):
@@ -93,8 +94,10 @@ def plan(request: ScanRequest, settings: Settings, target: Target) -> PlannedSca
         source=_source(request.inject, search),
         significance=loaded.significance,
     )
+    began = time.process_time()
     made = Search.load(search)
-    cost = _pilot(workload, made)
+    loading = time.process_time() - began
+    cost = msgspec.structs.replace(_pilot(workload, made), batch=loading)
     slots = max(1, Prospects(settings, target).tell(request.skies, None).slots)
     size = batch_size(
         workload, cost, slots=slots, fixed=request.batch_size, target=settings.trials.batch_seconds
@@ -165,23 +168,24 @@ def _source(text: str, search: SearchConfig) -> InjectedSource | None:
 
 def _pilot(workload: SkyScan, search: Search) -> Cost:
     """What a pixel costs: some that follow each other at several declinations, of sky 0, scrambled
-    also if the observed one is wanted.
+    also if the observed one is wanted. In seconds of the processor: what else runs here is no
+    matter of the hosts'.
     """
     blind = msgspec.structs.replace(workload, unblind="", keep="maps")
-    began = time.perf_counter()
+    began = time.process_time()
     evaluator = blind.evaluator(search, 0)
-    prepared = time.perf_counter() - began
+    prepared = time.process_time() - began
     number = min(_PIXELS, workload.pixels)
     places = np.linspace(0, workload.pixels - number, _PLACES).astype(int)
     blind.scan(evaluator, 0, int(places[_PLACES // 2]), min(4, number))  # warms up
-    began, done = time.perf_counter(), 0
+    began, done = time.process_time(), 0
     # From the middle outwards in turn, so that a pilot that is cut short is not all of one pole.
     for place in places[np.argsort(np.arange(_PLACES) % 3, kind="stable")]:
         blind.scan(evaluator, 0, int(place), number)
         done += number
-        if time.perf_counter() - began > _SECONDS:
+        if time.process_time() - began > _SECONDS:
             break
-    return Cost(pixel=(time.perf_counter() - began) / done, sky=prepared)
+    return Cost(pixel=(time.process_time() - began) / done, sky=prepared)
 
 
 def batch_size(workload: SkyScan, cost: Cost, *, slots: int, fixed: int, target: float) -> int:
@@ -197,7 +201,8 @@ def batch_size(workload: SkyScan, cost: Cost, *, slots: int, fixed: int, target:
     if goal >= sky:
         return min(int(goal / sky) * workload.pixels, most // workload.pixels * workload.pixels)
     # The pixels of a batch take no less than what is prepared for them.
-    parts = ceil(workload.pixels * cost.pixel / max(goal - cost.sky, cost.sky))
+    before = cost.batch + cost.sky
+    parts = ceil(workload.pixels * cost.pixel / max(goal - before, before))
     return min(ceil(workload.pixels / parts), most)
 
 

@@ -4,8 +4,8 @@ hidden in it, and a simulation.
     python make_samples.py FOLDER [--events 100000] [--simulated 300000] [--n-sig 25] [--seed 7]
 
 Both are drawn from the shipped description of a detector, and are in the columns that samples of
-your own need: ra, dec, sigma (radians), log10e (of GeV); of the simulation also true_ra, true_dec,
-true_e (GeV) and weight (GeV cm^2 sr). FOLDER gets experiment.npy and simulation.npy.
+your own need: ra, dec, sigma (radians), log10E (of GeV); of the simulation also true_ra, true_dec,
+true_E (GeV) and weight (GeV cm^2 sr). FOLDER gets experiment.npy and simulation.npy.
 """
 
 import argparse
@@ -20,13 +20,14 @@ from dask_runner.sky.search import Search
 
 # Where the source is hidden (degrees), and its spectrum is that of the search: E^-2.
 RA, DEC = 77.4, 5.7
+NAMES = {"log10e": "log10E", "true_e": "true_E"}
 
 
 def table(sample: Events, columns: tuple[str, ...]) -> np.ndarray:
     """A structured array with these columns."""
-    rows = np.zeros(len(sample), [(name, "f8") for name in columns])
+    rows = np.zeros(len(sample), [(NAMES.get(name, name), "f8") for name in columns])
     for name in columns:
-        rows[name] = getattr(sample, name)
+        rows[NAMES.get(name, name)] = getattr(sample, name)
     return rows
 
 

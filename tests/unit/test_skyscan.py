@@ -347,6 +347,8 @@ def test_batches_are_sized_by_time(search):
     assert 25_000 < large <= 30_000
     # A short run is for all slots, but not in parts shorter than what each prepares.
     assert size(4000) == 400
+    loading = scan_runs.Cost(pixel=1e-3, sky=0.1, batch=0.9)
+    assert size(4000, cost=loading) == 1000
     assert size(400) == 400
     # Whole skies, where they are short.
     assert size(1000, skies=1000) == 27_000
