@@ -22,8 +22,8 @@ WORKLOAD = "histogram"
 
 
 class AxisSummary(Struct, frozen=True, kw_only=True):
-    """One axis of numbers: mean and standard deviation of the bin centres within it (null if it is
-    empty), and entries below and above.
+    """One axis: of numbers, with mean and standard deviation of the bin centres within it (null if
+    it is empty), and entries below and above; or of `categories`.
     """
 
     label: str
@@ -34,6 +34,7 @@ class AxisSummary(Struct, frozen=True, kw_only=True):
     deviation: float | None
     underflow: int
     overflow: int
+    categories: tuple[str, ...] = ()
 
 
 class HistogramSummary(Struct, frozen=True, kw_only=True):
@@ -107,7 +108,7 @@ def summarize(filled: Filled) -> HistogramSummary:
     samples = axes[0].categories if filled.spec.by_sample else ()
     return HistogramSummary(
         name=filled.spec.name,
-        axes=tuple(_axis(filled, k) for k, axis in enumerate(axes) if axis.kind != "category"),
+        axes=tuple(_axis(filled, k) for k in range(int(filled.spec.by_sample), len(axes))),
         samples=samples,
         entries=None if is_uncounted(filled) else filled.entries,
         nan=filled.nan,
@@ -127,6 +128,18 @@ def _axis(filled: Filled, position: int) -> AxisSummary:
     counts = filled.counts.sum(axis=others)
     weights = filled.values[filled.inner].sum(axis=others)
     edges = axis.all_edges
+    if axis.kind == "category":
+        return AxisSummary(
+            label=axis.label or axis.name,
+            bins=axis.size,
+            low=float(edges[0]),
+            high=float(edges[-1]),
+            mean=None,
+            deviation=None,
+            underflow=0,
+            overflow=0,
+            categories=axis.categories,
+        )
     mean, deviation = _moments(weights, edges)
     return AxisSummary(
         label=axis.label or _expression(filled, position) or axis.name,

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from dask_runner.histogram_results import AxisSummary, HistogramReport, HistogramSummary
 from dask_runner.histograms.result import Cut
-from dask_runner.reports.layout import Pieces, more, table
+from dask_runner.reports.layout import Pieces, more, plural, table
 from dask_runner.reports.numbers import with_error
 
 _SHOWN = 20
@@ -54,6 +54,8 @@ def _axis(axis: AxisSummary, *, counted: bool) -> tuple[object, ...]:
     mean = "-" if axis.mean is None else f"{axis.mean:.5g}"
     deviation = "-" if axis.deviation is None else f"{axis.deviation:.4g}"
     bins = f"{axis.bins} in {axis.low:g} .. {axis.high:g}"
+    if axis.categories:
+        return axis.label, plural(axis.bins, "category"), mean, deviation, "-", "-"
     outside = (axis.underflow, axis.overflow) if counted else ("-", "-")
     return axis.label, bins, mean, deviation, *outside
 

@@ -224,7 +224,10 @@ def test_the_report_in_words_and_json(capsys):
 
     from dask_runner.histogram_results import HistogramReport
 
-    whole = result(*ALL, cutflow=(*CUTFLOW, *BY_SAMPLE), missing=("a.root entries 0 to 499",))
+    words = filled("words", replace(SAMPLE, name="lepton", label="lepton"))
+    whole = result(
+        *ALL, words, cutflow=(*CUTFLOW, *BY_SAMPLE), missing=("a.root entries 0 to 499",)
+    )
     view = HistogramReport(
         run="20260101T000000Z",
         files=(),
@@ -241,6 +244,8 @@ def test_the_report_in_words_and_json(capsys):
     assert "cutflow of zprime" in text
     assert "40.00 %" in text
     assert "Jet energy [GeV]" in text
+    assert "lepton" in text
+    assert "2 categories" in text
     REPORTS["json"](view, Console())
     found = json.loads(capsys.readouterr().out)
     assert found["histograms"][2]["axes"][1]["bins"] == 3
