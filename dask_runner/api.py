@@ -468,4 +468,4 @@ def _control() -> Iterator[Control]:
 
 
 def _progress(*, wanted: bool) -> Progress:
-    return choose(Console(stderr=True), not wanted)
+    return choose(Console(stderr=True, emoji=False), not wanted)

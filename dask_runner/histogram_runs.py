@@ -60,6 +60,8 @@ def plan(request: HistogramRequest, settings: Settings, target: Target) -> Plann
     UsageError or BadInputError for whatever is wrong with it, before anything is started.
     """
     drafted = draft(request.asked)
+    if request.chunk != CHUNK and not drafted.function:
+        raise UsageError("--chunk is what a function sees at once, and there is no --function")
     name, file = _name_and_file(drafted)
     ship = tuple(dict.fromkeys(path.expanduser().absolute() for path in (*file, *request.ship)))
     job = _with_absolute_samples(drafted)
@@ -159,9 +161,11 @@ class _Trying(Struct, frozen=True, kw_only=True):
         return job
 
     def _measured(self, job: Job, path: str) -> Measured:
-        chunk = self.chunk if self.name else 0
         with self._open(path) as tree:
-            return measure(job, tree, path, chunk=chunk)
+            if not self.name:
+                return measure(job, tree, path, chunk=0)
+            with _as_user_error(self.name):
+                return measure(job, tree, path, chunk=self.chunk)
 
     def _with_function(self, job: Job, tree: Reader) -> Job:
         """The job with what the function makes of the first chunk."""
@@ -194,11 +198,11 @@ def _as_user_error(name: str) -> Iterator[None]:
     """What the user's code raises is told with its place."""
     try:
         yield
-    except (UsageError, BadInputError):
+    except RunnerError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
-            f"function {name}: failed on the first chunk: {type(error).__name__}: {error}"
+            f"function {name}: failed on the first entries: {type(error).__name__}: {error}"
         ) from error
 
 

@@ -69,8 +69,9 @@ class _Output(Console):
         raise SystemExit(0)
 
 
-out = _Output(highlight=False, soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+# A word between colons is a word: no :boom: of a function, path or port.
+out = _Output(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 __all__ = [
     "ForgivingStream",

@@ -83,6 +83,9 @@ def draft(asked: Asked) -> Draft:
     histograms = (*_of_file(config, samples), *_of_options(asked, keys.by_sample, samples, config))
     function = asked.function or keys.function
     _check_together(job, histograms, function)
+    branches = asked.branches or texts(keys.branches)
+    if branches and not function:
+        raise UsageError("--branches is what a function reads, and there is no --function")
     _check_names(histograms, samples)
     files = asked.files or texts(keys.files)
     if not files and not samples:
@@ -94,7 +97,7 @@ def draft(asked: Asked) -> Draft:
         samples_folder=here if asked.samples else config.folder,
         function=function,
         function_folder=here if asked.function else config.folder,
-        branches=asked.branches or texts(keys.branches),
+        branches=branches,
         by_sample=asked.by_sample or keys.by_sample,
     )
 

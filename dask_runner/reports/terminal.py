@@ -54,7 +54,7 @@ def write(view: Any, console: Console) -> None:
         _print(view, console)
         return
     page = io.StringIO()
-    _print(view, Console(file=page, width=_UNLIMITED, color_system=None))
+    _print(view, Console(file=page, width=_UNLIMITED, color_system=None, emoji=False))
     console.file.write(page.getvalue())
 
 

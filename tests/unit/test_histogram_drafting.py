@@ -136,6 +136,7 @@ def test_errors_say_where(tmp_path, monkeypatch, old, new, said):
         ({"bins": ("a,0,1",)}, "'a' is not a number"),
         ({"bins": ("10,0,1,log",)}, "begin above 0"),
         ({"bins": ("100000000,0,1",)}, "more than"),
+        ({"branches": ("x",)}, "there is no --function"),
         ({"where": "x >"}, "--where: 'x >': not an expression"),
     ],
 )

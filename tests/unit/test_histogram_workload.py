@@ -53,8 +53,9 @@ def asked(folder, **more):
     return Asked(**{"files": (f"{folder}/*.root",), "tree": TREE, **more})
 
 
-def planned(wanted, batch_size=400, chunk=500):
-    request = histogram_runs.HistogramRequest(asked=wanted, batch_size=batch_size, chunk=chunk)
+def planned(wanted, batch_size=400):
+    chunk = {"chunk": 500} if wanted.function else {}
+    request = histogram_runs.HistogramRequest(asked=wanted, batch_size=batch_size, **chunk)
     return histogram_runs.plan(request, Settings(), Target(cluster="local")).workload
 
 
@@ -291,7 +292,11 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
         ({"function": "nothing:fill"}, UsageError, "cannot be imported"),
         ({"function": "math:pi"}, UsageError, "is no function"),
         ({"function": "math:sqrt"}, UsageError, "which branches does it read?"),
-        ({"function": "math:sqrt", "branches": ("met",)}, UsageError, "failed on the first chunk"),
+        (
+            {"function": "math:sqrt", "branches": ("met",)},
+            UsageError,
+            "failed on the first entries",
+        ),
         ({"function": "./nothing.py:fill"}, UsageError, "does not exist"),
     ],
 )
@@ -440,6 +445,7 @@ def test_a_function_gives_the_same_for_any_batch_size(data, tmp_path, monkeypatc
         ("def fill(chunk): return H().fill([.5], weight=2)", "keeps no variances"),
         ("def fill(chunk): return {'met': H()}", "there is another histogram 'met'"),
         ("def fill(chunk): chunk['nothing']", "KeyError: 'nothing'"),
+        ("def fill(chunk): raise SystemExit(3)", "SystemExit: 3"),
     ],
 )
 def test_functions_that_give_something_else(data, tmp_path, monkeypatch, text, said):
