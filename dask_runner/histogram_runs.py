@@ -5,8 +5,9 @@ out from the first file is found out before anything is started. Refuses to disp
 """
 
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,12 @@ def plan(request: HistogramRequest, settings: Settings, target: Target) -> Plann
     ship = tuple(dict.fromkeys(path.expanduser().absolute() for path in (*file, *request.ship)))
     job = _with_absolute_samples(drafted)
     files = tuple(absolute(pattern, drafted.files_folder) for pattern in drafted.files)
-    with copied(ship) as copy, as_on_hosts(copy, request.import_path):
+    # What a function prints is talk: stdout is for the result.
+    with (
+        copied(ship) as copy,
+        as_on_hosts(copy, request.import_path),
+        redirect_stdout(sys.stderr),
+    ):
         job, measured = _Trying(
             job=job,
             files=files,

@@ -459,6 +459,18 @@ def test_functions_that_give_something_else(data, tmp_path, monkeypatch, text, s
     assert said in raised.value.message
 
 
+def test_what_a_function_says_is_no_result(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (
+        "import hist\nprint('imported')\ndef fill(chunk):\n    print('called')\n"
+        "    return hist.Hist.new.Reg(2, 0, 1).Int64()\nfill.branches = ['met']\n"
+    )
+    with_function(data[0], tmp_path, text)
+    said = capsys.readouterr()
+    assert not said.out
+    assert "imported\ncalled\n" in said.err
+
+
 def test_a_function_that_changes_its_mind_fails_there(data, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     text = (
