@@ -35,6 +35,8 @@ _PLACES, _PIXELS, _SECONDS = 8, 48, 1.5
 # In a run that is short, each slot gets at least so many batches, none shorter than this (s).
 _ROUNDS, _SHORTEST = 4, 0.5
 _SPARE = 1_000_000
+# Of an injected source: expected events, degrees.
+_MOST_SIGNAL, _MOST_EXTENSION = 1e6, 30.0
 
 
 class ScanRequest(Struct, frozen=True, kw_only=True):
@@ -135,11 +137,14 @@ def _source(text: str, search: SearchConfig) -> InjectedSource | None:
     """From `dec=..,ra=..,n_sig=..`, with the spectrum of the search if it names none."""
     if not text:
         return None
-    words = dict(part.partition("=")[::2] for part in text.split(","))
+    parts = [part.partition("=")[::2] for part in text.split(",")]
+    words = {name.strip(): value for name, value in parts}
+    if len(words) < len(parts):
+        raise UsageError(f"--inject {text}: a name is there twice")
     given: dict[str, float] = {}
     for name, value in words.items():
         try:
-            given[name.strip()] = float(value)
+            given[name] = float(value)
         except ValueError:
             raise UsageError(
                 f"--inject: {name}={value} is no number", hint="--inject dec=10,ra=120,n_sig=30"
@@ -160,7 +165,12 @@ def _source(text: str, search: SearchConfig) -> InjectedSource | None:
             f"--inject has no {unknown[0]!r}",
             hint=f"it has: {', '.join(InjectedSource.__struct_fields__)}",
         )
-    if found.n_sig < 0 or found.extension < 0 or not -90 <= found.dec <= 90:  # noqa: PLR2004
+    if (
+        not all(np.isfinite(getattr(found, name)) for name in found.__struct_fields__)
+        or not 0 <= found.n_sig <= _MOST_SIGNAL
+        or not 0 <= found.extension <= _MOST_EXTENSION
+        or not -90 <= found.dec <= 90  # noqa: PLR2004  (degrees)
+    ):
         raise UsageError(f"--inject {text}: no such source")
     found.flux.check("--inject")
     return found
@@ -223,9 +233,7 @@ def _notes(workload: SkyScan, cost: Cost, slots: int) -> tuple[str, ...]:
 
 def _empty(workload: SkyScan, search: Search) -> tuple[str, ...]:
     """Where the experiment has no events nothing can be found."""
-    first = workload.first_pixel
-    _, dec = pixels.centres(workload.nside, first + np.arange(workload.pixels))
-    rings, number = np.unique(dec, return_counts=True)
+    rings, number = pixels.rings(workload.nside, workload.first_pixel, workload.pixels)
     empty = np.array([_has_no_events(search, float(ring)) for ring in rings])
     if not empty.any():
         return ()

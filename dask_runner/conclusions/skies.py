@@ -130,7 +130,7 @@ def load(
 
 def view(scan: Scan, sky: int = 0, *, number: int = 10, apart: float = 3.0) -> SkyView:
     """The `number` hottest spots of a sky, at least `apart` degrees from each other."""
-    if number < 1 or apart < 0:
+    if number < 1 or not apart >= 0:
         raise UsageError(f"{number} spots, {apart:g} degrees apart: not possible")
     found, workload = scan.map(sky), scan.workload
     significance = workload.significance

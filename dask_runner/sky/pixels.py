@@ -85,6 +85,14 @@ def band(nside: int, lowest: float, highest: float) -> tuple[int, int]:
     return first, end - first
 
 
+def rings(nside: int, first: int, count: int) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """The declination of each ring of a band (as of `band`), and how many pixels it has."""
+    starts = _ring_starts(nside)
+    inside = (starts[:-1] >= first) & (starts[:-1] < first + count)
+    _, dec = centres(nside, starts[:-1][inside])
+    return dec, np.diff(starts)[inside]
+
+
 def _ring_starts(nside: int) -> npt.NDArray[np.int64]:
     """The first pixel of each ring, and the number of pixels at the end."""
     ring = np.arange(1, 4 * nside)

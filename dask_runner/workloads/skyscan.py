@@ -40,6 +40,7 @@ Keep = Literal["maps", "hottest"]
 # The streams of a sky are those of a trial of this name.
 _STREAMS = "skyscan"
 _BANDS = 16
+_MOST_BATCHES = 5_000_000
 
 
 class InjectedSource(Struct, frozen=True, kw_only=True):
@@ -83,9 +84,16 @@ class SkyScan(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
     def plan(self) -> Plan:
-        """The batches in order of skies and pixels. Raises UsageError for what contradicts."""
+        """The batches in order of skies and pixels. Raises UsageError for what contradicts, and for
+        more batches than anybody waits for.
+        """
         if self.unblind and (self.skies != 1 or self.source is not None):
             raise UsageError("there is one observed sky, and nothing is injected into it")
+        if self.skies * self.pixels > _MOST_BATCHES * self.size:
+            raise UsageError(
+                f"{self.skies * self.pixels} pixels in batches of {self.size}: too many batches",
+                hint="larger batches: -b, or none for a size by time",
+            )
         batches = self.batches([(0, self.skies * self.pixels)], first_index=0)
         return Plan(
             batches=batches,

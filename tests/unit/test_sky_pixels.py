@@ -33,6 +33,10 @@ def test_a_band_is_all_pixels_whose_centres_are_in_it(edges):
     _, dec = pixels.centres(32, np.arange(pixels.pixel_number(32)))
     inside = np.flatnonzero((dec >= low) & (dec <= high))
     assert inside.tolist() == list(range(first, first + count))
+    rings, number = pixels.rings(32, first, count)
+    expected, counts = np.unique(dec[inside], return_counts=True)
+    assert rings[::-1].tolist() == expected.tolist()
+    assert number[::-1].tolist() == counts.tolist()
 
 
 def test_what_is_no_grid_or_band_is_refused():

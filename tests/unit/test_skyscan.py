@@ -232,6 +232,11 @@ def test_the_observed_sky_is_that_of_the_experiment(search):
             scan(search, unblind="approved", **wrong).plan()
 
 
+def test_more_batches_than_anybody_waits_for_are_refused(search):
+    with pytest.raises(UsageError, match="too many batches"):
+        scan(search, skies=1_000_000, size=1).plan()
+
+
 def test_p_values_by_declination():
     """The grid's own distributions at the grid, linear in between, the ends beyond."""
     fits = [Chi2TSD(eta=e, ndof=k) for e, k in ((0.3, 1.0), (0.5, 1.2), (0.5, 1.1))]
@@ -325,6 +330,10 @@ def test_whoever_looks_at_the_observed_sky_is_recorded(config, tmp_path):
         ({"inject": "dec=1,ra=1,n_sig=1,energy=3"}, "no 'energy'"),
         ({"inject": "dec=91,ra=1,n_sig=1"}, "no such source"),
         ({"inject": "dec=1,ra=1,n_sig=-1"}, "no such source"),
+        ({"inject": "dec=1,ra=1,n_sig=nan"}, "no such source"),
+        ({"inject": "dec=1,ra=inf,n_sig=1"}, "no such source"),
+        ({"inject": "dec=1,ra=1,n_sig=1e9"}, "no such source"),
+        ({"inject": "dec=1,ra=1,n_sig=1,n_sig=2"}, "there twice"),
         ({"keep": "all"}, "--keep"),
         ({"skies": 0}, "at least one"),
         ({"fit": "gauss"}, "no fit"),
