@@ -126,7 +126,10 @@ def _check_complete(
 ) -> None:
     name = state.header.timestamp
     if not events or events < least_accepted(total, acceptance):
-        lines = "\n  ".join(describe_ranges(missing)[:_RANGES_SHOWN])
+        ranges = describe_ranges(missing)
+        more = len(ranges) - _RANGES_SHOWN
+        shown = [*ranges[:_RANGES_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
+        lines = "\n  ".join(shown)
         # Rounded down: what there is must be accepted by the number that is named.
         share = floor(1e4 * events / max(total, 1)) / 1e4
         raise FailedBatchesError(
