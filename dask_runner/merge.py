@@ -189,6 +189,8 @@ def _write(
         kept = isinstance(workload, NamesMerged) and not finals
         places = [(file, _final(file, finals, target)) for file in made]
         return _publish_all(places, beside, kept=kept)
+    except OSError as error:
+        raise StorageError(f"cannot write to {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(beside)
 

@@ -78,7 +78,9 @@ def sky(run: Path, plot: list[Path], *, partial: bool) -> "Callable[[], None]":
     return draw_it
 
 
-def check_histograms(result: "HistogramResult", plot: list[Path] | None) -> None:
+def check_histograms(
+    result: "HistogramResult", plot: list[Path] | None, *, stack: bool = False
+) -> None:
     """Before anything is merged: the histograms can be drawn."""
     if not plot:
         return
@@ -86,6 +88,8 @@ def check_histograms(result: "HistogramResult", plot: list[Path] | None) -> None
 
     if not result.histograms:
         raise UsageError("there is no histogram to draw", hint="a skim has only a cutflow")
+    if stack and not any(filled.spec.by_sample for filled in result.histograms):
+        raise UsageError("--stack: no histogram is by sample", hint="histogram --by-sample")
     _check_number(len(result.histograms), "histogram")
     for filled in result.histograms:
         plots.check_drawable(filled)

@@ -91,6 +91,10 @@ def merge(
     """
     if to and output_dir is not None:
         raise UsageError("--to names the files: --output-dir has nothing to say beside it")
+    looks = {"--log": log, "--stack": stack, "--norm": norm}
+    if not plot and any(looks.values()):
+        given = " ".join(name for name, wanted in looks.items() if wanted)
+        raise UsageError(f"{given} is about plots", hint="--plot FILE.png draws one")
     drawing.check_plots(plot)
     from dask_runner.merge import merge as join
 
@@ -102,7 +106,7 @@ def merge(
         from dask_runner import histogram_results
 
         filled = histogram_results.load(state, acceptance=acceptance)
-        drawing.check_histograms(filled, plot)
+        drawing.check_histograms(filled, plot, stack=stack)
     result = join(state, state.folder, target=output_dir, acceptance=acceptance, to=to or ())
     if filled is not None:
         drawing.histograms(filled, plot or [], log=log, stack=stack, norm=norm)

@@ -104,6 +104,8 @@ def test_wrong_names_are_refused_before_anything(place):
     assert "--output-dir has nothing to say" in done.stderr
     done = place.run("merge", place.whole, "--to", "x.root", "--plot", "x.gif", expect=2)
     assert "not a plot" in done.stderr
+    done = place.run("merge", place.whole, "--to", "x.root", "--norm", expect=2)
+    assert "--norm is about plots" in done.stderr
     run = dask_runner.open_run(place.whole, runs=place.runs)
     x = place.folder / "x.root"
     for to, message in (
