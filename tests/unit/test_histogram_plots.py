@@ -112,6 +112,16 @@ def test_odd_ones(tmp_path):
     negative = replace(ALL[1], values=-ALL[1].values, counts=0 * ALL[1].counts)
     endless = filled("endless", replace(EDGES, edges=(-np.inf, 0.0, 1.0, np.inf)))
     lepton = filled("lepton", replace(SAMPLE, name="lepton", categories=("e", "mu")))
+    silent = np.array([[1.0], [0.0]])
+    half = replace(
+        ALL[1],
+        values=silent * ALL[1].values,
+        variances=silent * ALL[1].variances,
+        counts=ALL[1].counts,
+    )
+    for options in ({"stack": True}, {"log": True}, {"stack": True, "log": True}, {"norm": True}):
+        draw(half, **options)
+        draw(nothing, **options)
     for one in (nothing, negative, endless, lepton):
         for log in (False, True):
             figure, axes = draw(one, log=log)

@@ -132,11 +132,8 @@ def _overlaid(
 
 
 def _band(axes: Any, edges: Numbers, values: Numbers, errors: Numbers) -> None:
-    log = axes.get_yscale() == "log"
-    size = (
-        errors / np.maximum(np.abs(values), errors) if log else errors / max(values.max(), 1e-300)
-    )
-    if size.max(initial=0) < _VISIBLE:
+    height = np.abs(values) if axes.get_yscale() == "log" else np.abs(values).max(initial=0)
+    if not (errors > _VISIBLE * height).any():
         return
     axes.stairs(
         values + errors, edges, baseline=values - errors, fill=True, facecolor="none",
