@@ -341,6 +341,8 @@ def _bins(given: str | Sequence[Any]) -> tuple[str, ...]:
 
 
 def _bins_text(numbers: Sequence[float]) -> str:
+    if not isinstance(numbers, Iterable):
+        raise UsageError(f"bins={numbers!r}: not (N, low, high), edges, or a text as of --bins")
     text = ",".join(repr(number) for number in numbers)
     return text if isinstance(numbers, tuple) else f"[{text}]"
 
