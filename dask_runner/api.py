@@ -331,16 +331,18 @@ def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
-def _bins(given: str | Sequence[Any]) -> tuple[str, ...]:
+def _bins(given: Any) -> tuple[str, ...]:
     """As --bins takes them: a tuple of numbers is (N, low, high), a list of numbers are edges."""
     if isinstance(given, str):
         return (given,)
+    if not isinstance(given, Iterable):
+        return (_bins_text(given),)
     if given and all(isinstance(one, int | float) for one in given):
         given = [given]
     return tuple(one if isinstance(one, str) else _bins_text(one) for one in given)
 
 
-def _bins_text(numbers: Sequence[float]) -> str:
+def _bins_text(numbers: Any) -> str:
     if not isinstance(numbers, Iterable):
         raise UsageError(f"bins={numbers!r}: not (N, low, high), edges, or a text as of --bins")
     text = ",".join(repr(number) for number in numbers)
