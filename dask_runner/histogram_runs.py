@@ -157,7 +157,7 @@ class _Trying(Struct, frozen=True, kw_only=True):
 
     def _completed(self, tree: Reader) -> Job:
         job = self.job
-        check_branches(job, tree)
+        check_branches(job, tree, self.drafted.places)
         if self.name:
             job = self._with_function(job, tree)
         if job.skim:
@@ -208,7 +208,8 @@ def _as_user_error(name: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise UsageError(
-            f"function {name}: failed on the first entries: {type(error).__name__}: {error}"
+            f"function {name}: failed on the first entries: {type(error).__name__}: {error}",
+            hint="does it read what is not in its branches?" if isinstance(error, KeyError) else "",
         ) from error
 
 

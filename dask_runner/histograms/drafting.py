@@ -51,7 +51,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     """A job without what only the inputs and the function tell: `files` are patterns that begin in
     `files_folder`, those of samples in `samples_folder`; `function` is as given, in
     `function_folder`, and its histograms have a row for each sample with `by_sample`; `skim` may
-    have patterns.
+    have patterns. `places` says of expressions, by what they call their place, where they stand.
     """
 
     job: Job
@@ -62,6 +62,7 @@ class Draft(Struct, frozen=True, kw_only=True):
     function_folder: Path
     branches: tuple[str, ...] = ()
     by_sample: bool = False
+    places: dict[str, str] = {}
 
 
 def draft(asked: Asked) -> Draft:
@@ -99,6 +100,7 @@ def draft(asked: Asked) -> Draft:
         function_folder=here if asked.function else config.folder,
         branches=branches,
         by_sample=asked.by_sample or keys.by_sample,
+        places=_places(asked, config),
     )
 
 
@@ -109,6 +111,21 @@ def with_samples(spec: HistogramSpec, samples: Sequence[Sample], place: str) -> 
     names = tuple(sample.name for sample in samples)
     axis = Axis(kind="category", name=SAMPLE, label=SAMPLE, categories=names)
     return replace(spec, axes=(axis, *spec.axes))
+
+
+def _places(asked: Asked, config: Config) -> dict[str, str]:
+    """Where the expressions of a TOML file stand."""
+    options = {"where": asked.where, "weight": asked.weight, "where_event": asked.where_event}
+    found = {
+        name: f"--{name.replace('_', '-')}" if given else config.place(name)
+        for name, given in options.items()
+    }
+    for name in config.keys.histograms:
+        key = f"histograms.{name}"
+        found[f"histogram {name}"] = config.place(f"{key}.fill")
+        found[f"histogram {name}: where"] = config.place(f"{key}.where")
+        found[f"histogram {name}: weight"] = config.place(f"{key}.weight")
+    return found
 
 
 def _samples(asked: Asked, config: Config) -> tuple[Sample, ...]:
@@ -162,6 +179,7 @@ def _of_file(config: Config, samples: Sequence[Sample]) -> list[HistogramSpec]:
     specs = []
     for name, keys in config.keys.histograms.items():
         key = f"histograms.{name}"
+        check_name(name, config.place(key))
         fill = (
             split_axes(keys.fill, config.place(f"{key}.fill"))
             if isinstance(keys.fill, str)
@@ -207,6 +225,8 @@ def _spec(
             f"{place}: {' : '.join(fill)}: {len(fill)} axes, but bins for {len(axes)}",
             hint="two axes as --fill 'x : y' --bins '50,0,1 : 20,-3,3'",
         )
+    if not all(fill):
+        raise UsageError(f"{place}: empty expression")
     if labels and len(labels) != len(fill):
         raise UsageError(f"{place}: {len(fill)} axes, but {len(labels)} labels")
     texts_of_axes = labels or fill

@@ -33,6 +33,8 @@ from dask_runner.histograms.values import CountsDifferError, Value
 _QUOTED = re.compile(r"`([^`]*)`")
 _LONGEST = 2000
 _DEEPEST = 200
+# Of nth(): no event has so many objects.
+_FARTHEST = 2**31
 
 
 class Expression:
@@ -229,7 +231,7 @@ def _integer(node: ast.expr) -> int | None:
     sign = 1
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         sign, node = -1, node.operand
-    if isinstance(node, ast.Constant) and type(node.value) is int:
+    if isinstance(node, ast.Constant) and type(node.value) is int and node.value < _FARTHEST:
         return sign * node.value
     return None
 

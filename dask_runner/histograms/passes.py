@@ -3,6 +3,8 @@
 Owns the order: cuts, histograms of expressions, those of the function.
 """
 
+from collections.abc import Mapping
+
 from dask_runner.errors import BadInputError
 from dask_runner.histograms.expressions import Expression
 from dask_runner.histograms.filling import Filler
@@ -74,13 +76,15 @@ def branches_of_job(job: Job) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*branches_of(_expressions(job)), *own]))
 
 
-def check_branches(job: Job, tree: Reader) -> None:
-    """Raises BadInputError that names the expression for a branch that is not there."""
+def check_branches(job: Job, tree: Reader, places: Mapping[str, str]) -> None:
+    """Raises BadInputError that names the expression for a branch that is not there, and its place
+    in the user's file.
+    """
     for expression in _expressions(job):
         try:
             tree.resolve(expression.branches)
         except BadInputError as error:
-            what = f"{expression.place}: {expression.text!r}"
+            what = f"{places.get(expression.place, expression.place)}: {expression.text!r}"
             raise BadInputError(f"{what}: {error.message}", hint=error.hint) from error
 
 

@@ -116,6 +116,7 @@ def test_branches_are_named_once_and_in_order():
         ("sqrt(n, n)", "sqrt takes 1 argument"),
         ("sqrt(x=n)", "sqrt takes 1 argument"),
         ("sqrt(*n)", "not allowed"),
+        ("nth(pt, 99999999999)", "k is a whole number"),
         ("nth(pt, n)", "k is a whole number"),
         ("99999999999999999999", "beyond 64 bits"),
         ("pt > 1 & q > 0", "bind more tightly"),

@@ -284,7 +284,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
         ({"fill": ("met",), "weight": "jet_pt"}, UsageError, "one value for each event"),
         ({"where_event": ("jet_pt > 3",)}, UsageError, "a cut on events has one value"),
         ({"fill": ("nothing",)}, BadInputError, "has no branch 'nothing'"),
-        ({"where_event": ("jet_Pt > 3",)}, BadInputError, "where_event: 'jet_Pt > 3': "),
+        ({"where_event": ("jet_Pt > 3",)}, BadInputError, "--where-event: 'jet_Pt > 3': "),
         ({"tree": "other"}, BadInputError, "has no tree 'other'"),
         ({"files": ("/nowhere/*.root",)}, UsageError, "no file matches"),
         ({"files": ("/nowhere/x.root",)}, BadInputError, "No such file"),
@@ -304,6 +304,15 @@ def test_what_cannot_work_is_said_before_anything_starts(data, more, kind, said)
     with pytest.raises(kind) as raised:
         planned(asked(data[0], **{"fill": ("jet_E",), "bins": ("1,0,1",), **more}))
     assert said in raised.value.message
+
+
+def test_a_branch_that_is_not_there_is_told_with_its_line(data, tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text(f'tree = "{TREE}"\n[histograms.x]\nfill = "mett"\nbins = [1, 0, 1]\n')
+    with pytest.raises(BadInputError) as raised:
+        planned(Asked(config=path, files=(f"{data[0]}/*.root",)))
+    assert "bad.toml:3: histograms.x.fill: 'mett': " in raised.value.message
+    assert raised.value.hint.startswith("did you mean met")
 
 
 def test_files_that_do_not_fit(data, tmp_path):
