@@ -128,6 +128,7 @@ def test_odd_ones(tmp_path):
             low, high = axes.get_ylim()
             assert low < high
     assert [text.get_text() for text in axes.get_xticklabels()] == ["e", "mu"]
+    assert draw(endless)[1].get_xlabel() == "x (first and last bin without end)"
     path = plots.save(figure, tmp_path / "plot.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 

@@ -194,7 +194,13 @@ def _set_height(axes: Any, values: Numbers, *, log: bool) -> None:
 
 
 def _name_axis(axes: Any, which: str, filled: Filled, axis: Axis) -> None:
-    axes.set(**{f"{which}label": _plain(axis_title(filled, axis))})
+    ends = [
+        name
+        for name, edge in (("first", axis.all_edges[0]), ("last", axis.all_edges[-1]))
+        if not np.isfinite(edge)
+    ]
+    open_ends = f" ({' and '.join(ends)} bin without end)" if ends else ""
+    axes.set(**{f"{which}label": _plain(axis_title(filled, axis)) + open_ends})
     if axis.kind == "category":
         side = axes.xaxis if which == "x" else axes.yaxis
         side.set_ticks(np.arange(axis.size) + 0.5, list(axis.categories))
