@@ -171,7 +171,11 @@ def _source(text: str, search: SearchConfig) -> InjectedSource | None:
         or not 0 <= found.extension <= _MOST_EXTENSION
         or not -90 <= found.dec <= 90  # noqa: PLR2004  (degrees)
     ):
-        raise UsageError(f"--inject {text}: no such source")
+        raise UsageError(
+            f"--inject {text}: no such source",
+            hint=f"dec is within -90 to 90, n_sig within 0 to {_MOST_SIGNAL:g}, extension within 0 to "
+            f"{_MOST_EXTENSION:g} (degrees)",
+        )
     found.flux.check("--inject")
     return found
 

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dask_runner.conclusions.sky_background import background, identity_of
+from dask_runner.conclusions.sky_background import background, check_fit, identity_of
 from dask_runner.conclusions.sky_results import HottestSpots, ObservedSpot, Seen, SkyView
 from dask_runner.errors import BadInputError, FailedBatchesError, UsageError
 from dask_runner.files import text_to_path
@@ -96,6 +96,7 @@ def load(
     """A scan, with p-values from other background trials than it was made with, if runs of them are
     given. Raises FailedBatchesError if batches are not done, unless `partial`.
     """
+    check_fit(fit, background_runs)
     state = read_state(path)
     workload = scan_of(state)
     missing = state.failed.events + state.pending.events

@@ -7,6 +7,7 @@ alone.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,6 +27,8 @@ from dask_runner.trials.models.point_source import PointSource
 
 MODEL, DEC, SIGNAL = "point-source", "dec", "n_sig"
 _FITS = ("chi2", "scale")
+# Of differences that are named.
+_SHOWN, _LONGEST = 5, 40
 
 
 class Background(Struct, frozen=True, kw_only=True):
@@ -42,8 +45,7 @@ def background(
 
     Raises UsageError for trials of another search, or with nothing without signal.
     """
-    if fit not in _FITS:
-        raise UsageError(f"no fit {fit!r}", hint=f"one of {', '.join(_FITS)}")
+    check_fit(fit, paths)
     if not paths:
         return Background()
     trials = trial_results.load(paths, partial=partial)
@@ -55,10 +57,11 @@ def background(
         )
     model = models.load(spec)
     assert isinstance(model, PointSource)
-    own, wanted = identity_of(model.search), identity_of(search)
-    if own != wanted:
+    wanted = identity_of(search)
+    if identity_of(model.search) != wanted:
+        differences = "; ".join(_differences(_plain(model.search), _plain(search))[:_SHOWN])
         raise UsageError(
-            f"the trials of {paths[0].name} are of another search than the scan",
+            f"the trials of {paths[0].name} are of another search than the scan: {differences}",
             hint="detector, samples and likelihood must be the same: use one --config for both",
         )
     fits, warnings = {}, []
@@ -73,12 +76,39 @@ def background(
     )
 
 
+def check_fit(fit: str, paths: Sequence[Path]) -> None:
+    """Raises UsageError for an unknown fit, or one of nothing."""
+    if fit not in _FITS:
+        raise UsageError(f"no fit {fit!r}", hint=f"one of {', '.join(_FITS)}")
+    if fit != _FITS[0] and not paths:
+        raise UsageError(
+            f"--fit {fit} is how background trials are described, and there are none",
+            hint="--background TIMESTAMP",
+        )
+
+
 def identity_of(search: SearchConfig) -> str:
     """Equal for the same search, wherever its files are and whatever it injects."""
-    plain = PointSource.identity({"search": msgspec.to_builtins(search)})
-    kept = {key: value for key, value in plain.items() if key != "signal"}
-    content = [kept, search.signal.extension]
-    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(_plain(search), order="sorted")).hexdigest()
+
+
+def _plain(search: SearchConfig) -> dict[str, Any]:
+    """What decides about the test statistic without signal."""
+    found = PointSource.identity({"search": msgspec.to_builtins(search)})
+    fit = {key: value for key, value in found["fit"].items() if key != "band"}
+    return {**found, "fit": fit, "signal": {"extension": search.signal.extension}}
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """The keys that differ, with both values where they are short."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+        pairs = [(f"{name}.{key}".strip("."), there.get(key), here.get(key)) for key in keys]
+        return [line for key, one, other in pairs for line in _differences(one, other, key)]
+    texts = f"{there}", f"{here}"
+    if max(map(len, texts)) > _LONGEST:
+        return [f"{name} differs"]
+    return [f"{name} is {texts[0]} there, {texts[1]} here"]
 
 
 def by_declination(trials: TrialData, extension: float) -> dict[float, Array]:

@@ -20,7 +20,8 @@ def check_nside(nside: int) -> None:
     """Raises UsageError unless `nside` is a power of 2, up to 4096."""
     if not 1 <= nside <= _MOST or nside & (nside - 1):
         raise UsageError(
-            f"nside {nside}: a HEALPix grid has a power of 2", hint="64 has 49152 pixels of 0.9 deg"
+            f"nside {nside}: a HEALPix grid has a power of 2, up to {_MOST}",
+            hint="64 has 49152 pixels of 0.9 deg",
         )
 
 

@@ -152,6 +152,7 @@ def test_p_values_of_another_search_are_refused(shared):
     words = ["skyscan", "--config", "other.toml", "--background", shared.background]
     done = shared.run(*words, "--nside", "4", expect=2)
     assert "of another search" in done.stderr
+    assert "experiment.events is 3000 there, 2500 here" in done.stderr
     done = shared.run(*words[:-1], shared.skies, "--nside", "4", expect=2)
     assert "is no run of trials" in done.stderr
 

@@ -307,6 +307,11 @@ def test_the_same_search_wherever_its_files_are(search):
     other = msgspec.structs.replace(search, livetime=search.livetime * 2)
     assert sky_background.identity_of(other) != sky_background.identity_of(search)
     assert sky_background.background([], search).significance is None
+    # What of the simulation is injected says nothing of skies without signal.
+    band = msgspec.structs.replace(search, fit=msgspec.structs.replace(search.fit, band=0.1))
+    assert sky_background.identity_of(band) == sky_background.identity_of(search)
+    there, here = sky_background._plain(other), sky_background._plain(search)
+    assert sky_background._differences(there, here) == ["livetime is 730.5 there, 365.25 here"]
 
 
 def test_which_trials_are_background(tmp_path):

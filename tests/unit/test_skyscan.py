@@ -337,6 +337,8 @@ def test_whoever_looks_at_the_observed_sky_is_recorded(config, tmp_path):
         ({"keep": "all"}, "--keep"),
         ({"skies": 0}, "at least one"),
         ({"fit": "gauss"}, "no fit"),
+        ({"fit": "scale"}, "there are none"),
+        ({"nside": 8192}, "up to 4096"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(config, tmp_path, request_, message):
