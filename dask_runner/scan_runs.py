@@ -173,8 +173,8 @@ def _source(text: str, search: SearchConfig) -> InjectedSource | None:
     ):
         raise UsageError(
             f"--inject {text}: no such source",
-            hint=f"dec is within -90 to 90, n_sig within 0 to {_MOST_SIGNAL:g}, extension within 0 to "
-            f"{_MOST_EXTENSION:g} (degrees)",
+            hint=f"dec is within -90 to 90 deg, n_sig within 0 to {_MOST_SIGNAL:g}, "
+            f"extension within 0 to {_MOST_EXTENSION:g} deg",
         )
     found.flux.check("--inject")
     return found
