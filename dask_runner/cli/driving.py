@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dask_runner.control import Control
-    from dask_runner.manifest import Extension, Note, RunState
+    from dask_runner.manifest import Extension, Manifest, Note, RunState
     from dask_runner.opening import Target
     from dask_runner.pipeline import RunRequest
     from dask_runner.settings import LoadedSettings
@@ -180,6 +180,7 @@ def _run(request: "RunRequest", manner: Manner, more: "More | None") -> None:
         folder, manifest = pipeline.create(request)
         with manifest:
             err.print(f"run [bold]{escape(folder.timestamp)}[/] in {escape(str(folder.path))}")
+            _say_what_is_left_out(manifest)
             progress = choose(err, manner.quiet)
             summary = pipeline.run(
                 folder,
@@ -193,10 +194,18 @@ def _run(request: "RunRequest", manner: Manner, more: "More | None") -> None:
     _finish(summary, control, json=manner.json)
 
 
+def _say_what_is_left_out(manifest: "Manifest") -> None:
+    """Inputs that --skip-bad-inputs has left out: nothing else tells of them."""
+    for note in manifest.state.notes:
+        for problem in note.data.get("problems", ()):
+            err.print(f"left out: {problem}", markup=False)
+
+
 def _create_and_detach(request: "RunRequest", manner: Manner, *, until: bool) -> None:
     from dask_runner import pipeline
 
     folder, manifest = pipeline.create(request)
+    _say_what_is_left_out(manifest)
     # The background driver takes the lock anew: a lock does not survive fork and exec.
     manifest.close()
     if until:

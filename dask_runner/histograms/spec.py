@@ -84,7 +84,7 @@ class HistogramSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """The files whose path matches `pattern`; the first sample that matches counts."""
+    """The files whose path matches `pattern`; a file of two samples is refused."""
 
     name: str
     pattern: str

@@ -175,10 +175,16 @@ def test_the_dry_test_forecasts_and_leaves_nothing(product, data):
 def test_from_a_file_with_samples(product, data):
     (product.folder / "jets.toml").write_text(
         f'tree = "{TREE}"\nby_sample = true\nwhere = "jet_pt > 25000"\n'
-        '[samples]\none = "data/1.root"\nrest = "data/[23].root"\n'
+        '[samples]\none = "data/1.root"\nrest = "data/[23]*.root"\n'
         '[histograms.energy]\nfill = "jet_E / 1000"\nbins = [20, 0, 2000]\n'
     )
-    product.run("histogram", "--config", "jets.toml", "--slots", "2", "-q")
+    (product.folder / "data" / "3cut.root").write_bytes(
+        (product.folder / "data" / "3.root").read_bytes()[:5000]
+    )
+    words = ["histogram", "--config", "jets.toml", "--slots", "2", "-q"]
+    assert "3cut.root: truncated" in product.run(*words, expect=4).stderr
+    done = product.run(*words, "--skip-bad-inputs")
+    assert f"left out: {product.folder}/data/3cut.root: truncated" in done.stderr
     report = merged(product)
     assert report["histograms"][0]["samples"] == ["one", "rest"]
     rows = {(c["sample"], c["level"], c["name"]): c["count"] for c in report["cutflow"]}
