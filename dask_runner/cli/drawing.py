@@ -81,7 +81,7 @@ def sky(run: Path, plot: list[Path], *, partial: bool) -> "Callable[[], None]":
 def check_histograms(
     result: "HistogramResult", plot: list[Path] | None, *, stack: bool = False
 ) -> None:
-    """Before anything is merged: the histograms can be drawn."""
+    """Before anything is merged: at least one histogram can be drawn."""
     if not plot:
         return
     from dask_runner.reports import plots
@@ -91,8 +91,9 @@ def check_histograms(
     if stack and not any(filled.spec.by_sample for filled in result.histograms):
         raise UsageError("--stack: no histogram is by sample", hint="histogram --by-sample")
     _check_number(len(result.histograms), "histogram")
-    for filled in result.histograms:
-        plots.check_drawable(filled)
+    refused = [plots.not_drawable(filled) for filled in result.histograms]
+    if all(refused):
+        raise UsageError(refused[0], hint="draw a projection of what is in the files")
 
 
 def histograms(
@@ -103,13 +104,18 @@ def histograms(
     stack: bool = False,
     norm: bool = False,
 ) -> None:
-    """A picture of each histogram, with its name in the file's name if there are several."""
+    """A picture of each histogram that has at most two axes, with its name in the file's name if
+    there are several.
+    """
     if not plot:
         return
     from dask_runner.reports import plots
 
     several = len(result.histograms) > 1
     for filled in result.histograms:
+        if why := plots.not_drawable(filled):
+            err.print(f"no plot of {why}", markup=False)
+            continue
         name = filled.spec.name
         paths = [p.with_name(f"{p.stem}.{name}{p.suffix}") if several else p for p in plot]
         draw(plots.histogram(filled, result, log=log, stack=stack, norm=norm), paths)

@@ -7,6 +7,7 @@ import pytest
 from histogram_results import ALL, EDGES, ENERGY, SAMPLE, filled, result
 from msgspec.structs import replace
 
+from dask_runner.cli import drawing
 from dask_runner.errors import UsageError
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -133,6 +134,36 @@ def test_odd_ones(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_has_two_axes():
+@pytest.mark.parametrize(
+    "edges", [(0.0, np.inf), (-np.inf, 3e20), (-np.inf, 10.0, np.inf), (-np.inf, np.inf)]
+)
+def test_bins_without_end_and_without_neighbour(edges):
+    axis = replace(EDGES, edges=edges)
+    _, axes = draw(filled("one", axis))
+    low, high = axes.get_xlim()
+    assert np.isfinite([low, high]).all()
+    assert low < high
+    draw(filled("two", axis, axis))
+
+
+def test_mathematics_that_cannot_be_set_is_text(tmp_path):
+    odd = r"$\notacommand$ and $E_T$"
+    figure, axes = draw(filled("odd", replace(EDGES, label=odd)))
+    assert axes.get_xlabel() == odd.replace("$", r"\$")
+    plots.save(figure, tmp_path / "odd.png")
+    _, axes = draw(filled("good", replace(EDGES, label=r"$\sqrt{s}$ [GeV]")))
+    assert axes.get_xlabel() == r"$\sqrt{s}$ [GeV]"
+
+
+def test_a_picture_has_two_axes(tmp_path, capsys):
+    cube = filled("cube", ENERGY, EDGES, ENERGY)
     with pytest.raises(UsageError, match="a picture has 2 axes, not 3"):
-        draw(filled("cube", ENERGY, EDGES, ENERGY))
+        draw(cube)
+    with pytest.raises(UsageError, match="a picture has 2 axes, not 3"):
+        drawing.check_histograms(result(cube), [tmp_path / "a.png"])
+    # What is beside it is drawn.
+    both = result(cube, ALL[0])
+    drawing.check_histograms(both, [tmp_path / "a.png"])
+    drawing.histograms(both, [tmp_path / "a.png"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.energy.png"]
+    assert "no plot of cube: a picture has 2 axes, not 3" in capsys.readouterr().err

@@ -7,7 +7,7 @@ gives a figure, which `save` writes.
 from dask_runner.reports.plots.bands import brazil
 from dask_runner.reports.plots.columns import background, column
 from dask_runner.reports.plots.declinations import fluxes, parameters
-from dask_runner.reports.plots.histograms import check_drawable, histogram
+from dask_runner.reports.plots.histograms import histogram, not_drawable
 from dask_runner.reports.plots.passing import against, fractions, longest_axis
 from dask_runner.reports.plots.skymaps import hottest, mollweide, ts_against_p
 from dask_runner.reports.plots.strengths import strength
@@ -17,7 +17,6 @@ __all__ = [
     "against",
     "background",
     "brazil",
-    "check_drawable",
     "check_path",
     "column",
     "fluxes",
@@ -26,6 +25,7 @@ __all__ = [
     "hottest",
     "longest_axis",
     "mollweide",
+    "not_drawable",
     "parameters",
     "particle_style",
     "save",

@@ -31,14 +31,12 @@ _ALL = "all"
 _SMALL = 13
 
 
-def check_drawable(filled: Filled) -> None:
-    """Raises UsageError for a histogram that has more axes than a picture."""
+def not_drawable(filled: Filled) -> str:
+    """Why a histogram cannot be drawn: it has more axes than a picture; "" if it can."""
     numbers = len(filled.spec.axes) - filled.spec.by_sample
-    if numbers > _MOST_AXES:
-        raise UsageError(
-            f"{filled.spec.name}: a picture has {_MOST_AXES} axes, not {numbers}",
-            hint="draw a projection of what is in the files",
-        )
+    if numbers <= _MOST_AXES:
+        return ""
+    return f"{filled.spec.name}: a picture has {_MOST_AXES} axes, not {numbers}"
 
 
 def histogram(
@@ -52,9 +50,10 @@ def histogram(
     """A figure of one histogram: `log` for the contents, `stack` for samples upon each other,
     `norm` for each sample (or the only histogram) as a share of its sum.
 
-    Raises UsageError as `check_drawable`.
+    Raises UsageError for one that is `not_drawable`.
     """
-    check_drawable(filled)
+    if why := not_drawable(filled):
+        raise UsageError(why, hint="draw a projection of what is in the files")
     with particle_style():
         if len(filled.spec.axes) - filled.spec.by_sample == 1:
             return _one_axis(filled, result, log=log, stack=stack, norm=norm)
@@ -165,13 +164,16 @@ def _two_axes(filled: Filled, result: HistogramResult, *, log: bool) -> Any:
 
 
 def _drawn_edges(axis: Axis) -> Numbers:
-    """The edges; an endless bin is drawn as wide as its neighbour."""
+    """The edges; an endless bin is drawn as wide as its neighbour, or somehow if it has none."""
     edges = axis.all_edges.copy()
-    if len(edges) > 2:  # noqa: PLR2004  (there is a neighbour)
-        if not np.isfinite(edges[0]):
-            edges[0] = 2 * edges[1] - edges[2]
-        if not np.isfinite(edges[-1]):
-            edges[-1] = 2 * edges[-2] - edges[-3]
+    inner = edges[np.isfinite(edges)]
+    if not inner.size:
+        return np.array([0.0, 1.0])
+    widths = np.diff(inner)
+    if not np.isfinite(edges[0]):
+        edges[0] = inner[0] - (widths[0] if widths.size else max(1.0, abs(inner[0])))
+    if not np.isfinite(edges[-1]):
+        edges[-1] = inner[-1] + (widths[-1] if widths.size else max(1.0, abs(inner[-1])))
     return edges
 
 
@@ -259,5 +261,13 @@ def _shortened(text: str, room: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text as it is, but for what is meant as mathematics: `$p_T$`."""
-    return text if text.count("$") % 2 == 0 else text.replace("$", r"\$")
+    """Text as it is, but for what is meant as mathematics, `$p_T$`, and can be set."""
+    if text.count("$") % 2 == 0:
+        mathtext = imported("matplotlib.mathtext", "plot")
+        try:
+            mathtext.MathTextParser("path").parse(text)
+        except ValueError:
+            pass
+        else:
+            return text
+    return text.replace("$", r"\$")
