@@ -115,6 +115,7 @@ def test_the_same_maps_and_lists_elsewhere_are_the_same_model(folder, tmp_path_f
         (POOL + "[window]\nbegin = 5\nend = 1\n", "maps.txt", "window: from 5 s to 1 s"),
         (POOL + "[window]\nshape = 'box'\n", "maps.txt", "Invalid enum value 'box'"),
         (POOL + "[energy]\nlowest = 1e9\n", "maps.txt", "no range of energies"),
+        ("prior = inf\n" + POOL, "maps.txt", "prior = inf is not a finite number"),
         ("[background]\nevents = 'no.csv'\n", "maps.txt", "no.csv: No such file"),
         ("[background]\nevents = 'list1.json'\n", "maps.txt", "what is their rate"),
         ("[background]\nevents = 'list0.json'\n", "maps.txt", "no events to draw from"),

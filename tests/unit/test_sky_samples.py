@@ -295,6 +295,9 @@ def test_wrong_samples_are_named(users_folder, tmp_path):
         ("[signal]\nindex = -1", "Expected `float` >= 0.0 - at `$.signal.index`", ""),
         ("nonsense", "not a TOML file", ""),
         ('[detector]\nfile = "none.toml"', "none.toml: No such file", ""),
+        ("livetime = inf", "livetime = inf is not a finite number", ""),
+        ("[signal]\ncutoff = inf", "signal.cutoff = inf is not a finite number", ""),
+        ("[fit]\nlog10e = [nan, 7]", "fit.log10e[0] = nan is not a finite number", ""),
     ],
 )
 def test_wrong_configurations(tmp_path, text, message, hint):

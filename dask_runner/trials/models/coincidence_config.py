@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.settings.keys import nearest
 from dask_runner.sky.odds import EnergyWeight, Window
+from dask_runner.sky.toml import refuse_infinite
 
 # The class of a file that has none.
 ALL = "all"
@@ -85,9 +86,11 @@ def read_config(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: not a TOML file: {error}") from error
     try:
-        return msgspec.convert(table, Config)
+        config = msgspec.convert(table, Config)
     except msgspec.ValidationError as error:
         raise BadInputError(f"{path}: {error}", hint=_suggestion(str(error))) from error
+    refuse_infinite(path, "", table)
+    return config
 
 
 def classes(path: Path, config: Config, items: Path | None) -> list[ClassConfig]:
