@@ -86,6 +86,8 @@ def test_rate_is_over_the_span_of_the_record(tmp_path):
         state = manifest.state
         assert summarize(state).timings.span == pytest.approx(120.0)
         assert summarize(state).rates.events == pytest.approx(25 / 120)
+        manifest.record(Note(kind=NoteKind.UNBLINDED, time="2026-11-22T00:00:00Z"))
+        assert summarize(state).timings.span == pytest.approx(120.0), "who looks does no work"
         manifest.record(Note(kind=NoteKind.RERUN, time="2026-11-22T00:00:00Z"))
         assert summarize(state).rates.events is None, "a pause of a day is no rate"
 
