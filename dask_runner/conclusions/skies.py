@@ -179,6 +179,8 @@ def hottest(
             "the scans have no p-values: a pre-trial p-value is compared with nothing",
             hint="dask-runner skyscan --background TIMESTAMP",
         )
+    if pre_trial is not None and not pre_trial > 0:
+        raise UsageError(f"--pre-trial {pre_trial:g}: no hottest spot has such a p-value")
     looks = effective_looks(10.0**-values) if by_p and len(values) >= _FEWEST else None
     found = None
     if observed is not None:

@@ -1,6 +1,7 @@
 """Coincidences as text: the table of trials, and p-values."""
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 from rich.text import Text
@@ -79,7 +80,7 @@ def given(view: GivenOdds) -> Pieces:
     lines: list[tuple[str, object]] = [
         ("log10 odds", f"{view.log10_odds:.6g} (class {view.detector})"),
         ("p-value", _p(view.p)),
-        ("", f"{view.p.low:.3g} to {view.p.high:.3g}, {view.p.sigma:.2f} sigma"),
+        ("", f"{view.p.low:.3g} to {view.p.high:.3g}{_sigmas(view.p.sigma)}"),
         ("counted", f"{view.p.counted.k} of {view.p.counted.n}"),
     ]
     if view.p.warning:
@@ -121,6 +122,11 @@ def _rows(rows: Sequence[Row]) -> Pieces:
 
 def _p(p: TailP | None) -> str:
     return "" if p is None else f"{p.value:.3g} ({p.source})"
+
+
+def _sigmas(sigma: float) -> str:
+    """Nothing for p = 1, whose number of sigmas is minus infinity."""
+    return f", {sigma:.2f} sigma" if isfinite(sigma) else ""
 
 
 def _files(*named: tuple[str, str]) -> Pieces:

@@ -9,6 +9,7 @@ from dask_runner.conclusions.coincidence_background import Background
 from dask_runner.conclusions.results import Account
 from dask_runner.errors import BadInputError, UsageError
 from dask_runner.model_files import ModelFile
+from dask_runner.reports import coincidence_text
 from dask_runner.sky.odds import FLOOR, Window
 from dask_runner.trials.models.coincidence import Coincidence, DetectorClass
 
@@ -98,6 +99,13 @@ def test_classes_are_compared_with_their_own():
         coincidences.pvalues(
             trials([1.0], n_sig=1, detector=1), coincidences.background_of(hl), top=1
         )
+
+
+@pytest.mark.parametrize(("odds", "sigmas"), [(FLOOR, False), (0.5, True)])
+def test_no_event_is_no_number_of_sigmas(odds, sigmas):
+    background = coincidences.background_of(trials(chance(100)))
+    text = coincidence_text.given(coincidences.given(background, "HL", odds))
+    assert ("sigma" in "".join(map(str, text))) is sigmas
 
 
 def test_nothing_is_compared_with_itself_or_with_another_model():

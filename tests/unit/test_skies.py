@@ -85,6 +85,8 @@ def independent(number, seed=1):
 
 def test_the_post_trial_p_of_independent_pixels(search, tmp_path):
     background = made(search, tmp_path, "background", independent(20_000))
+    with pytest.raises(UsageError, match="no hottest spot has such a p-value"):
+        skies.hottest([background], pre_trial=0.0)
     found = skies.hottest([background], pre_trial=1e-4)
     assert (found.skies, found.quantity, found.background) == (20_000, "mlog10p", ("B",))
     assert found.looks.number == pytest.approx(PIXELS, abs=3 * found.looks.error)
