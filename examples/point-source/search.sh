@@ -6,7 +6,7 @@
 #
 # Each step is a run with a label; what it says is printed, pictures are left in this folder.
 set -eu
-: "${BACKGROUND:=20000}" "${SIGNAL:=1000}" "${NSIDE:=32}" "${SKIES:=100}"
+: "${BACKGROUND:=20000}" "${SIGNAL:=1000}" "${NSIDE:=64}" "${SKIES:=30}"
 : "${SIGNAL_DECS:=-60,-30,-5,0,15,30,60}"
 : "${DECS:=-80,-60,-45,-30,-20,-10,-5,0,5,10,20,30,45,60,80}"
 run="${DASK_RUNNER:-dask-runner}"
