@@ -12,6 +12,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from dask_runner import model_files
 from dask_runner.conclusions.results import (
     FluxScale,
     Passing,
@@ -75,7 +76,7 @@ def with_fluxes(
 ) -> Sensitivities:
     """The result with each strength as a flux too; `made` are the models of its runs, of one search
     and perhaps with other signals. Raises UsageError for another model, or another signal parameter
-    than the number of events.
+    than the number of events, and BadInputError for samples that are not those of the trials.
     """
     if result.model != MODEL or result.signal != SIGNAL or not made:
         raise UsageError(
@@ -85,6 +86,7 @@ def with_fluxes(
     wish = wish or FluxWish()
     config = made[0].search
     pivot = wish.pivot or config.signal.pivot
+    model_files.check(model_files.files_of(config))
     search = Search.load(config)
     kind = "E^2 dN/dE" if wish.squared else "dN/dE"
     scale = FluxScale(

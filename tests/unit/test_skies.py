@@ -255,6 +255,22 @@ def test_strengths_as_fluxes(search, tmp_path):
         fluxes.with_fluxes(sensitivities(trials_at(0), model="gaussian"), [model])
 
 
+def test_no_flux_from_another_simulation_than_that_of_the_trials(search, tmp_path):
+    simulation = Search.load(search).simulation
+    table = np.zeros(len(simulation), [(name, "f8") for name in simulation.__struct_fields__])
+    for name in table.dtype.names:
+        table[name] = getattr(simulation, name)
+    np.save(tmp_path / "mc.npy", table)
+    path = tmp_path / "search.toml"
+    path.write_text('[experiment]\nevents = 2000\n[simulation]\nfile = "mc.npy"\n')
+    model, result = PointSource(search=read_search(path)), sensitivities(trials_at(30))
+    assert fluxes.with_fluxes(result, [model]).strengths[0].flux.sensitivity > 0
+    table["weight"] *= 2
+    np.save(tmp_path / "mc.npy", table)
+    with pytest.raises(BadInputError, match=r"mc\.npy: is not the file that the run was planned"):
+        fluxes.with_fluxes(result, [model])
+
+
 def test_a_softer_spectrum_depends_on_the_pivot(search):
     soft = msgspec.structs.replace(trials_at(30), point={"dec": 30, "index": 3.0})
     model = PointSource(search=search)
