@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from dask_runner import model_files
 from dask_runner.batch import RETURNED_MAX, Batch
 from dask_runner.conclusions.sky_background import background
 from dask_runner.errors import UsageError
@@ -287,7 +288,7 @@ def scan_of(state: RunState) -> SkyScan:
 
 def more_skies(state: RunState, skies: int) -> Extension:
     """The batches that a scan lacks to `skies` skies in all. Raises UsageError for the observed
-    sky, and for fewer than there are.
+    sky, and for fewer than there are, and BadInputError for samples that have changed.
     """
     workload = scan_of(state)
     if workload.unblind:
@@ -298,6 +299,7 @@ def more_skies(state: RunState, skies: int) -> Extension:
         raise UsageError(
             f"run {state.folder.timestamp} has {have // workload.pixels} skies, more than {skies}"
         )
+    model_files.check(model_files.files_of(workload.search))
     ranges = [(have, wanted)] if wanted > have else []
     batches = workload.batches(ranges, first_index=len(state.batches))
     return Extension(batches=tuple(batches), text=f"-n {skies}", who=whoami())

@@ -1,6 +1,7 @@
 """Scans of the sky: the same map however it is split, and what is refused."""
 
 import csv
+from types import SimpleNamespace
 
 import healpy
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from dask_runner import scan_runs, workloads
 from dask_runner.batch import RETURNED_MAX
-from dask_runner.errors import UsageError
+from dask_runner.errors import BadInputError, UsageError
 from dask_runner.opening import Target
 from dask_runner.settings import load_settings
 from dask_runner.sky import pixels, scans
@@ -305,6 +306,24 @@ def test_pixels_without_events_are_said(search, tmp_path):
     assert "the experiment has no events there" in note
     assert "between -78.3 and" in note
     assert len(planned(config, tmp_path, nside=4, min_dec=20).workload.notes) == 2
+
+
+def test_samples_that_have_changed_get_no_more_skies(search, tmp_path, monkeypatch):
+    events = Search.load(search).experiment
+    table = np.zeros(len(events), [(name, "f8") for name in EVENT_COLUMNS])
+    for name in EVENT_COLUMNS:
+        table[name] = getattr(events, name)
+    np.save(tmp_path / "mine.npy", table)
+    config = tmp_path / "mine.toml"
+    config.write_text('livetime = 365.25\n[experiment]\nfile = "mine.npy"\n')
+    scan = planned(config, tmp_path, nside=2, batch_size=48).workload
+    monkeypatch.setattr(scan_runs, "scan_of", lambda _: scan)
+    state = SimpleNamespace(batches=scan.plan().batches)
+    assert [batch.count for batch in scan_runs.more_skies(state, 3).batches] == [48, 48]
+    table["dec"][0] += 1e-9
+    np.save(tmp_path / "mine.npy", table)
+    with pytest.raises(BadInputError, match=r"mine\.npy: is not the file that the run was planned"):
+        scan_runs.more_skies(state, 3)
 
 
 def test_whoever_looks_at_the_observed_sky_is_recorded(config, tmp_path):
