@@ -163,7 +163,8 @@ def _moments(
     weights: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]
 ) -> tuple[float | None, float | None]:
     total = float(weights.sum())
-    middle = (edges[:-1] + edges[1:]) / 2
+    with np.errstate(invalid="ignore"):  # one bin without any end
+        middle = (edges[:-1] + edges[1:]) / 2
     known = np.isfinite(middle)
     if total <= 0 or not known.all():
         return None, None

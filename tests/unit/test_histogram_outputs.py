@@ -217,6 +217,8 @@ def test_summary_of_a_histogram():
     empty = summarize(replace(one, values=0 * values))
     assert empty.axes[0].mean is None
     assert summarize(replace(one, counts=0 * one.counts, weighted=True)).entries is None
+    everything = replace(EDGES, edges=(-math.inf, math.inf))
+    assert summarize(filled("all", everything)).axes[0].mean is None
 
 
 def test_the_report_in_words_and_json(capsys):

@@ -56,6 +56,19 @@ def test_one_axis():
     assert "Statistical uncertainty" in legend(axes)
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_nothing_is_behind_the_legend(log):
+    # Highest at the right, where the legend is.
+    rising = np.r_[0.0, np.arange(1.0, 21.0) ** 2, 0.0]
+    figure, axes = draw(replace(ALL[0], values=rising, variances=rising), log=log)
+    figure.draw_without_rendering()
+    box = axes.get_legend().get_window_extent()
+    heights = axes.transData.transform(np.c_[np.arange(5.0, 205.0, 10.0), rising[1:-1]])
+    below = heights[(heights[:, 0] > box.x0) & (heights[:, 0] < box.x1), 1]
+    assert below.size
+    assert below.max() < box.y0
+
+
 def test_samples_over_each_other():
     one = ALL[1]
     _, axes = draw(one)

@@ -134,6 +134,13 @@ def _behind(axes: Any, box: Any) -> bool:
         for collection in axes.collections
         for path in collection.get_paths()
     ]
+    steps = imported("matplotlib.patches", "plot").StepPatch
+    areas = [one for one in axes.patches if isinstance(one, steps)]
+    if any(
+        one.get_transform().transform_path(one.get_path()).intersects_bbox(box, one.get_fill())
+        for one in areas
+    ):
+        return True
     return any(
         path.intersects_bbox(box, filled=False) or box.count_contains(path.vertices)
         for path in outlines
