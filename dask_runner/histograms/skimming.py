@@ -161,6 +161,7 @@ def branches_of_columns(columns: Sequence[str]) -> tuple[str, ...]:
 def objects_of(tree: rootfiles.TreeReader, columns: Sequence[str], where: str) -> tuple[str, ...]:
     """The columns whose outermost lists have as many objects as `where` in each of the first
     entries of an open tree; none if something in it cannot be evaluated, which a batch will say.
+    Raises UsageError if it has objects, but no column has them.
     """
     if not where:
         return ()
@@ -185,6 +186,11 @@ def _objects_of(tree: rootfiles.TreeReader, skim: "Skim", cut: Expression) -> tu
         objects += len(mask.data)
         if objects > _OBJECTS:
             break
+    if objects and not same:
+        raise UsageError(
+            f"{cut.place} {cut.text!r}: no column of the skim has these objects",
+            hint="skim a list that has them, or select events: --where-event 'any(...)'",
+        )
     return tuple(name for name in skim.names if name in same)
 
 

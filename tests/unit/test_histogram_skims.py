@@ -217,6 +217,8 @@ def test_lists_with_the_objects_of_where_are_found_in_the_data(source, deep):
         assert objects_of(found, columns, "jet_pt > 25") == ("jet_E", "jet_pt", "r")
         assert objects_of(found, columns, "mu_pt > 25") == ("mu_pt", "m")
         assert objects_of(found, columns, "met > 25") == objects_of(found, columns, "") == ()
+        with pytest.raises(UsageError, match="'jet_pt > 25': no column of the skim has these"):
+            objects_of(found, ["met", "mu_pt"], "jet_pt > 25")
     with reader(deep[0], "events") as found:
         assert objects_of(found, ["jet_pt", "jet_track_z"], "jet_pt > 1") == (
             "jet_pt",
