@@ -24,7 +24,7 @@ from dask_runner.histograms.values import CountsDifferError, Value
 
 Mask = npt.NDArray[np.bool_]
 
-_DERIVED = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)(.*)", re.DOTALL)
+_DERIVED = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)(.*)", re.DOTALL | re.ASCII)
 _GLOB = re.compile(r"[*?\[]")
 _NUMBER = re.compile(
     r"(std::)?(u?int\d*(_t)?|float\d*(_t)?|double|bool|char|short|long|signed|unsigned"
@@ -74,6 +74,11 @@ def _columns(text: str, types: Mapping[str, str]) -> Iterable[tuple[str, str]]:
         for branch in Expression(formula, f"{_PLACE} {name}").branches:
             _full_name(branch, types, text)
         return [(name, f"{name} = {formula}")]
+    if "=" in text and text.strip() not in types:
+        raise UsageError(
+            f"{_PLACE} {text}: not NAME = EXPRESSION",
+            hint="the name of a new column has letters without accents, digits and _",
+        )
     if not _GLOB.search(text):
         full = _full_name(text.strip(), types, text)
         return [(written_name(full), full)]

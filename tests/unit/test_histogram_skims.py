@@ -265,6 +265,8 @@ def test_columns_are_resolved(texts, columns):
         (["met", "!tau*"], "takes nothing away"),
         (["met", "!met"], "no column"),
         (["met = 2 * met", "met"], "two columns of the name met"),
+        (["n b = met"], "n b = met: not NAME = EXPRESSION"),
+        (["tést = met"], "not NAME = EXPRESSION"),
         (["x = tau_pt"], "tau_pt: there is no such branch"),
         (["x = __import__('os')"], "x"),
         (["x = met."], "not an expression"),
