@@ -4,14 +4,16 @@ they do with it is in `driving`.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dask_runner.cli import driving, options
+from dask_runner.cli.manners import How, dispatching
 from dask_runner.errors import UsageError
 
 
+@dispatching
 def generate(
     *,
     events: Annotated[
@@ -36,27 +38,11 @@ def generate(
         bool, typer.Option("--extend", help="Add files to those in the folder.")
     ] = False,
     ship: options.Ship = None,
-    dry: options.Dry = False,
-    label: options.Label = "",
-    first: options.First = None,
-    detach: options.Detach = False,
-    quiet: options.Quiet = False,
-    slots: options.Slots = None,
-    max_slots: options.MaxSlots = None,
-    hosts: options.Hosts = "",
-    cluster: options.ClusterName = None,
-    accept_numerics: options.AcceptNumerics = False,
     seed: options.Seed = None,
-    attempts: options.Attempts = None,
-    timeout: options.Timeout = None,
-    memory: options.Memory = None,
-    runs: options.Runs = None,
-    settings: options.SettingsFile = None,
-    json: options.Json = False,
+    how: How,
 ) -> None:
     """Generate events: -n files of -b events, the same events whatever -b and -n."""
-    loaded = options.settings_for(
-        settings,
+    loaded = how.load(
         {
             "generate.batch_size": events,
             "generate.files": files,
@@ -67,27 +53,17 @@ def generate(
             "generate.ctau": ctau,
             "generate.process": process,
             "generate.pythia_card": _text(pythia_card),
-            "cluster.name": cluster,
-            **_run_overrides(slots, seed, attempts, timeout, memory),
-        },
-        runs=runs,
+            "run.seed": seed,
+        }
     )
     from dask_runner.workloads.generate import Generate
 
     workload = Generate.from_settings(loaded.settings, extend=extend)
-    manner = driving.Manner(
-        label=label,
-        first=first,
-        detach=detach,
-        quiet=quiet,
-        dry=dry,
-        json=json,
-        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
-    )
     outputs = Path(loaded.settings.generate.evnt_dir)
-    driving.dispatch(workload, loaded, manner, outputs=outputs, ship=ship)
+    driving.dispatch(workload, loaded, how.manner(loaded), outputs=outputs, ship=ship)
 
 
+@dispatching
 def run(
     *,
     batch_size: Annotated[
@@ -116,61 +92,35 @@ def run(
         bool, typer.Option("--skip-bad-inputs", help="Leave out inputs that cannot be read.")
     ] = False,
     ship: options.Ship = None,
-    dry: options.Dry = False,
-    label: options.Label = "",
-    first: options.First = None,
-    detach: options.Detach = False,
-    quiet: options.Quiet = False,
-    slots: options.Slots = None,
-    max_slots: options.MaxSlots = None,
-    hosts: options.Hosts = "",
-    cluster: options.ClusterName = None,
-    accept_numerics: options.AcceptNumerics = False,
     seed: options.Seed = None,
-    attempts: options.Attempts = None,
-    timeout: options.Timeout = None,
-    memory: options.Memory = None,
-    runs: options.Runs = None,
-    settings: options.SettingsFile = None,
-    json: options.Json = False,
+    how: How,
 ) -> None:
     """Simulate, digitize and reconstruct events of EVNT files, in batches of -b."""
     if inputs and (evnt_dir or pattern):
         raise UsageError("--input names all inputs: without --evnt-dir and --pattern")
-    loaded = options.settings_for(
-        settings,
+    loaded = how.load(
         {
             "run.batch_size": batch_size,
             "generate.evnt_dir": _text(evnt_dir),
             "reconstruct.patterns": tuple(pattern) if pattern else None,
             "reconstruct.keep": tuple(keep) if keep else None,
-            "cluster.name": cluster,
-            **_run_overrides(slots, seed, attempts, timeout, memory),
-        },
-        runs=runs,
+            "run.seed": seed,
+        }
     )
     from dask_runner.workloads.reconstruct import Reconstruct
 
     workload = Reconstruct.from_settings(loaded.settings, inputs or ())
-    manner = driving.Manner(
-        label=label,
-        first=first,
-        detach=detach,
-        quiet=quiet,
-        dry=dry,
-        json=json,
-        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
-    )
     driving.dispatch(
         workload,
         loaded,
-        manner,
+        how.manner(loaded),
         outputs=output_dir,
         ship=ship,
         skip_bad_inputs=skip_bad_inputs,
     )
 
 
+@dispatching
 def command(
     *,
     words: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The program.")],
@@ -193,33 +143,11 @@ def command(
     ] = "",
     output_dir: options.Output = None,
     ship: options.Ship = None,
-    dry: options.Dry = False,
-    label: options.Label = "",
-    first: options.First = None,
-    detach: options.Detach = False,
-    quiet: options.Quiet = False,
-    slots: options.Slots = None,
-    max_slots: options.MaxSlots = None,
-    hosts: options.Hosts = "",
-    cluster: options.ClusterName = None,
-    accept_numerics: options.AcceptNumerics = False,
     seed: options.Seed = None,
-    attempts: options.Attempts = None,
-    timeout: options.Timeout = None,
-    memory: options.Memory = None,
-    runs: options.Runs = None,
-    settings: options.SettingsFile = None,
-    json: options.Json = False,
+    how: How,
 ) -> None:
     """Run any program as batches: `command -n 200 -- ./my_job.sh {index} {seed} {output}`."""
-    loaded = options.settings_for(
-        settings,
-        {
-            "cluster.name": cluster,
-            **_run_overrides(slots, seed, attempts, timeout, memory),
-        },
-        runs=runs,
-    )
+    loaded = how.load({"run.seed": seed})
     from dask_runner.workloads.command import Command
 
     workload = Command.from_options(
@@ -232,18 +160,10 @@ def command(
         seed=loaded.settings.run.seed,
         shipped=bool(ship),
     )
-    manner = driving.Manner(
-        label=label,
-        first=first,
-        detach=detach,
-        quiet=quiet,
-        dry=dry,
-        json=json,
-        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
-    )
-    driving.dispatch(workload, loaded, manner, outputs=output_dir, ship=ship)
+    driving.dispatch(workload, loaded, how.manner(loaded), outputs=output_dir, ship=ship)
 
 
+@dispatching
 def rerun(
     timestamp: options.Timestamp,
     *,
@@ -259,65 +179,29 @@ def rerun(
     break_lock: Annotated[
         bool, typer.Option("--break-lock", help="Take the lock of a driver on another host.")
     ] = False,
-    dry: options.Dry = False,
-    label: options.Label = "",
-    first: options.First = None,
-    detach: options.Detach = False,
-    quiet: options.Quiet = False,
-    slots: options.Slots = None,
-    max_slots: options.MaxSlots = None,
-    hosts: options.Hosts = "",
-    cluster: options.ClusterName = None,
-    accept_numerics: options.AcceptNumerics = False,
-    attempts: options.Attempts = None,
-    timeout: options.Timeout = None,
-    memory: options.Memory = None,
-    runs: options.Runs = None,
-    settings: options.SettingsFile = None,
-    json: options.Json = False,
+    how: How,
 ) -> None:
     """Do what is not done of a run: failed, pending and lost batches, with the same seeds."""
-    path = options.run_path(timestamp, runs, settings)
-    loaded = options.settings_for(settings, {"cluster.name": cluster}, runs=runs)
+    path = how.run_path(timestamp)
+    target = how.target(how.load())
     from dask_runner.pipeline import RerunRequest, Selection
 
-    overrides = {
-        key.partition(".")[2]: value
-        for key, value in _run_overrides(slots, None, attempts, timeout, memory).items()
-        if value is not None
-    }
     request = RerunRequest(
-        selection=Selection(batches=tuple(batch or ()), cause=cause, first=first),
+        selection=Selection(batches=tuple(batch or ()), cause=cause, first=how.first),
         accept_changed_inputs=accept_changed_inputs,
         break_lock=break_lock,
-        overrides=overrides,
+        overrides=how.overrides(),
         argv=options.argv(),
-        label=label,
-        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
+        label=how.label,
+        target=target,
     )
-    if dry:
+    if how.dry:
         from dask_runner.pipeline import dry_rerun
 
-        driving.show_dry_run(dry_rerun(path, request), json=json)
-    if detach:
-        driving.detach(path, request, json=json)
-    driving.rerun(path, request, quiet=quiet, json=json)
-
-
-def _run_overrides(
-    slots: int | None,
-    seed: int | None,
-    attempts: int | None,
-    timeout: float | None,
-    memory: int | None,
-) -> dict[str, Any]:
-    return {
-        "run.slots": slots,
-        "run.seed": seed,
-        "run.attempts": attempts,
-        "run.timeout": timeout,
-        "run.memory": memory,
-    }
+        driving.show_dry_run(dry_rerun(path, request), json=how.json)
+    if how.detach:
+        driving.detach(path, request, json=how.json)
+    driving.rerun(path, request, quiet=how.quiet, json=how.json)
 
 
 def _text(path: Path | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dask_runner.cli import driving, options
+from dask_runner.cli.manners import How, dispatching
 
 Files = Annotated[
     list[str] | None,
@@ -52,6 +53,7 @@ Skim = Annotated[
 ]
 
 
+@dispatching
 def histogram(
     *,
     files: Files = None,
@@ -101,30 +103,10 @@ def histogram(
         bool, typer.Option("--skip-bad-inputs", help="Leave out inputs that cannot be read.")
     ] = False,
     ship: options.Ship = None,
-    dry: options.Dry = False,
-    label: options.Label = "",
-    first: options.First = None,
-    detach: options.Detach = False,
-    quiet: options.Quiet = False,
-    slots: options.Slots = None,
-    max_slots: options.MaxSlots = None,
-    hosts: options.Hosts = "",
-    cluster: options.ClusterName = None,
-    accept_numerics: options.AcceptNumerics = False,
-    attempts: options.Attempts = None,
-    timeout: options.Timeout = None,
-    memory: options.Memory = None,
-    runs: options.Runs = None,
-    settings: options.SettingsFile = None,
-    json: options.Json = False,
+    how: How,
 ) -> None:
     """Fill histograms from trees in ROOT files, in ranges of -b entries; `merge` adds them up."""
-    own = {"slots": slots, "attempts": attempts, "timeout": timeout, "memory": memory}
-    loaded = options.settings_for(
-        settings,
-        {"cluster.name": cluster, **{f"run.{key}": value for key, value in own.items()}},
-        runs=runs,
-    )
+    loaded = how.load()
     from dask_runner import histogram_runs
     from dask_runner.histograms.drafting import Asked
 
@@ -147,15 +129,7 @@ def histogram(
     request = histogram_runs.HistogramRequest(
         asked=asked, batch_size=batch_size, chunk=chunk, ship=tuple(ship or ())
     )
-    manner = driving.Manner(
-        label=label,
-        first=first,
-        detach=detach,
-        quiet=quiet,
-        dry=dry,
-        json=json,
-        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
-    )
+    manner = how.manner(loaded)
     planned = histogram_runs.plan(request, loaded.settings, manner.target)
     driving.dispatch(
         planned.workload,

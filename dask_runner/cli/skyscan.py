@@ -8,6 +8,7 @@ import typer
 from dask_runner.cli import drawing, driving, options
 from dask_runner.cli.conclusions import Partial, Timestamps
 from dask_runner.cli.console import err, escape, report
+from dask_runner.cli.manners import How, dispatching
 from dask_runner.errors import UsageError
 
 Background = Annotated[
@@ -25,6 +26,7 @@ Fit = Annotated[
 ]
 
 
+@dispatching
 def skyscan(
     *,
     config: Annotated[
@@ -77,50 +79,17 @@ def skyscan(
         str, typer.Option("--extend", metavar="TIMESTAMP", help="Add skies to a run, to -n in all.")
     ] = "",
     output_dir: options.Output = None,
-    dry: options.Dry = False,
-    label: options.Label = "",
-    first: options.First = None,
-    detach: options.Detach = False,
-    quiet: options.Quiet = False,
-    slots: options.Slots = None,
-    max_slots: options.MaxSlots = None,
-    hosts: options.Hosts = "",
-    cluster: options.ClusterName = None,
-    accept_numerics: options.AcceptNumerics = False,
     seed: options.Seed = None,
-    attempts: options.Attempts = None,
-    timeout: options.Timeout = None,
-    memory: options.Memory = None,
-    runs: options.Runs = None,
-    settings: options.SettingsFile = None,
-    json: options.Json = False,
+    how: How,
 ) -> None:
     """Scan skies for point sources: a HEALPix grid of test statistics, split over the hosts."""
-    own = {"slots": slots, "attempts": attempts, "timeout": timeout, "memory": memory}
-    loaded = options.settings_for(
-        settings,
-        {
-            "cluster.name": cluster,
-            "run.seed": seed,
-            **{f"run.{key}": value for key, value in own.items()},
-        },
-        runs=runs,
-    )
-    manner = driving.Manner(
-        label=label,
-        first=first,
-        detach=detach,
-        quiet=quiet,
-        dry=dry,
-        json=json,
-        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
-        overrides={k: value for k, value in own.items() if value is not None} if extend else None,
-    )
+    loaded = how.load({"run.seed": seed})
+    manner = how.manner(loaded, of_run=bool(extend))
     if extend:
         given = (config, seed, unblind, output_dir, *(background or ()), inject or None)
         if any(value is not None for value in given):
             raise UsageError("--extend adds skies, and nothing else can be changed: -n NUMBER")
-        _extend(options.run_path(extend, runs, settings), skies, manner)
+        _extend(how.run_path(extend), skies, manner)
         return
     if config is None:
         raise UsageError("which search? --config FILE.toml", hint="see docs/point-source.md")
@@ -136,11 +105,11 @@ def skyscan(
         inject=inject,
         keep=keep,
         batch_size=batch_size,
-        background=_paths(background, runs, settings),
+        background=_paths(background, how.runs, how.settings),
         fit=fit,
     )
     planned = plan(request, loaded.settings, manner.target)
-    if not dry:
+    if not how.dry:
         for note in planned.workload.notes:
             err.print(note, markup=False)
     driving.dispatch(planned.workload, loaded, manner, outputs=output_dir, notes=planned.notes)

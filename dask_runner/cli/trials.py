@@ -10,6 +10,7 @@ import typer
 
 from dask_runner.cli import driving, options
 from dask_runner.cli.console import err, escape
+from dask_runner.cli.manners import How, dispatching
 from dask_runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ Counts = Annotated[
 ]
 
 
+@dispatching
 def trials(
     *,
     model: Annotated[
@@ -104,39 +106,19 @@ def trials(
     ] = None,
     output_dir: options.Output = None,
     ship: options.Ship = None,
-    dry: options.Dry = False,
-    label: options.Label = "",
-    first: options.First = None,
-    detach: options.Detach = False,
-    quiet: options.Quiet = False,
-    slots: options.Slots = None,
-    max_slots: options.MaxSlots = None,
-    hosts: options.Hosts = "",
-    cluster: options.ClusterName = None,
-    accept_numerics: options.AcceptNumerics = False,
     seed: options.Seed = None,
-    attempts: options.Attempts = None,
-    timeout: options.Timeout = None,
-    memory: options.Memory = None,
-    runs: options.Runs = None,
-    settings: options.SettingsFile = None,
-    json: options.Json = False,
     goes_on: Annotated[
         bool, typer.Option("--goes-on", hidden=True, help="With what made the run of --extend.")
     ] = False,
+    how: How,
 ) -> None:
     """Throw toy trials of a model over a grid of points."""
-    own = {"slots": slots, "attempts": attempts, "timeout": timeout, "memory": memory}
-    loaded = options.settings_for(
-        settings,
+    loaded = how.load(
         {
-            "cluster.name": cluster,
             "trials.trial_timeout": trial_timeout,
             "trials.max_failed_share": max_failed_share,
             "run.seed": seed,
-            **{f"run.{key}": value for key, value in own.items()},
-        },
-        runs=runs,
+        }
     )
     from dask_runner.trial_runs import TrialRequest
 
@@ -158,18 +140,9 @@ def trials(
         batch_size=batch_size,
         ship=tuple(ship or ()),
     )
-    manner = driving.Manner(
-        label=label,
-        first=first,
-        detach=detach,
-        quiet=quiet,
-        dry=dry,
-        json=json,
-        target=options.target(loaded, hosts, max_slots, accept_numerics=accept_numerics),
-        overrides={k: value for k, value in own.items() if value is not None} if extend else None,
-    )
+    manner = how.manner(loaded, of_run=bool(extend))
     if extend:
-        path = options.run_path(extend, runs, settings)
+        path = how.run_path(extend)
         loaded = _with_seed_of(path, loaded) if seed is None else loaded
         if not goes_on:
             _refuse_the_runs_own(
