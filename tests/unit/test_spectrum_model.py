@@ -69,7 +69,7 @@ def write_csv(path, contents, edges=example.EDGES, header=("low", "high", "conte
 def plan(folder, text=CONFIG, points=POINTS):
     path = folder / "dijet.toml"
     path.write_text(text)
-    return Spectrum.from_options(config=path, points=points)
+    return Spectrum.from_options(config=str(path), points=points)
 
 
 def rows(model, point, trials, seed=3):

@@ -21,7 +21,10 @@ CONFIG = "[experiment]\nevents = 20000\n[simulation]\nevents = 60000\n[signal]\n
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("search") / "search.toml"
     path.write_text(CONFIG)
-    return PointSource.from_options(config=path)
+    # Python's users give texts.
+    made = PointSource.from_options(config=str(path))
+    assert made == PointSource.from_options(config=path)
+    return made
 
 
 def test_it_is_a_model(model):

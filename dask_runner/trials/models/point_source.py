@@ -39,7 +39,7 @@ class PointSource(Struct, frozen=True, kw_only=True):
     def from_options(
         cls,
         *,
-        config: Path | None = None,
+        config: Path | str | None = None,
         points: Sequence[Mapping[str, Value]] = (),  # noqa: ARG003  # all points share one search
     ) -> Self:
         """As the TOML file says. The samples are made or read once, to see that they can be.
@@ -50,7 +50,7 @@ class PointSource(Struct, frozen=True, kw_only=True):
             raise UsageError(
                 "model point-source needs --config FILE.toml", hint="see docs/point-source.md"
             )
-        search = read_search(config)
+        search = read_search(Path(config))
         Search.load(search)
         return cls(search=search)
 

@@ -54,7 +54,7 @@ class Spectrum(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_options(
-        cls, *, config: Path | None = None, points: Sequence[Mapping[str, Value]] = ()
+        cls, *, config: Path | str | None = None, points: Sequence[Mapping[str, Value]] = ()
     ) -> Self:
         """As the TOML file says, with the templates of all masses among the points.
 
@@ -62,7 +62,8 @@ class Spectrum(Struct, frozen=True, kw_only=True):
         """
         if config is None:
             raise UsageError("model spectrum needs --config FILE.toml", hint="see docs/spectrum.md")
-        return msgspec.convert(read_all(config, read_config(config), _masses(points)), cls)
+        path = Path(config)
+        return msgspec.convert(read_all(path, read_config(path), _masses(points)), cls)
 
     @staticmethod
     def identity(configuration: Mapping[str, Any]) -> dict[str, Any]:
