@@ -164,7 +164,7 @@ def test_outputs_before_a_death_are_validated(rig):
     ("body", "limits", "message"),
     [
         ("import ctypes; ctypes.string_at(0)", {}, "SIGSEGV"),
-        ("import time; time.sleep(60)", {"validation_timeout": 0.4}, "longer than its limit"),
+        ("import time; time.sleep(60)", {"validation_timeout": 4.0}, "longer than its limit"),
         ("import os; os._exit(9)", {}, "exit code 9"),
         ("raise RuntimeError('odd')", {}, "odd"),
     ],
