@@ -171,11 +171,12 @@ def _source(text: str, search: SearchConfig) -> InjectedSource | None:
         or not 0 <= found.n_sig <= _MOST_SIGNAL
         or not 0 <= found.extension <= _MOST_EXTENSION
         or not -90 <= found.dec <= 90  # noqa: PLR2004  (degrees)
+        or not -180 <= found.ra <= 360  # noqa: PLR2004  (both manners of counting)
     ):
         raise UsageError(
             f"--inject {text}: no such source",
-            hint=f"dec is within -90 to 90 deg, n_sig within 0 to {_MOST_SIGNAL:g}, "
-            f"extension within 0 to {_MOST_EXTENSION:g} deg",
+            hint="dec is within -90 to 90 deg, ra within -180 to 360 deg, "
+            f"n_sig within 0 to {_MOST_SIGNAL:g}, extension within 0 to {_MOST_EXTENSION:g} deg",
         )
     found.flux.check("--inject")
     return found

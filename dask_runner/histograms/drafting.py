@@ -83,7 +83,7 @@ def draft(asked: Asked) -> Draft:
     )
     histograms = (*_of_file(config, samples), *_of_options(asked, keys.by_sample, samples, config))
     function = asked.function or keys.function
-    _check_together(job, histograms, function)
+    _check_together(job, histograms, function, by_sample=asked.by_sample)
     branches = asked.branches or texts(keys.branches)
     if branches and not function:
         raise UsageError("--branches is what a function reads, and there is no --function")
@@ -249,10 +249,16 @@ def _checked(option: str, place: str, key: str, config: Config, name: str) -> st
     return _parsed(option, place) if option else _parsed(key, config.place(name))
 
 
-def _check_together(job: Job, histograms: Sequence[HistogramSpec], function: str) -> None:
+def _check_together(
+    job: Job, histograms: Sequence[HistogramSpec], function: str, *, by_sample: bool
+) -> None:
     if job.skim and (histograms or function):
         raise UsageError(
             "a run makes histograms or a skim, not both", hint="leave --skim or --fill out"
+        )
+    if job.skim and by_sample:
+        raise UsageError(
+            "--by-sample does nothing to a skim", hint="a skim for each sample is a run for each"
         )
     if not (job.skim or histograms or function):
         raise UsageError(

@@ -7,7 +7,7 @@ says what a search is. Refuses to read events: see `reading`.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,14 +16,13 @@ from msgspec.structs import replace
 from dask_runner.errors import BadInputError
 from dask_runner.model_files import ModelFile, located, model_file
 from dask_runner.sky.detector import SHIPPED, Detector, read_detector
-from dask_runner.sky.flux import PowerLaw
+from dask_runner.sky.flux import MOST_INDEX, PowerLaw
 from dask_runner.sky.toml import read_toml
 
 Positive = Annotated[float, Meta(gt=0)]
 Many = Annotated[int, Meta(ge=1, le=100_000_000)]
 Seed = Annotated[int, Meta(ge=0)]
-_MOST_INDEX: Final = 10.0
-Index = Annotated[float, Meta(ge=0, le=_MOST_INDEX)]
+Index = Annotated[float, Meta(ge=0, le=MOST_INDEX)]
 _ROOT = ".root:"
 
 
@@ -180,8 +179,8 @@ def _check(path: Path, keys: SearchFile) -> None:
         )
     fit = keys.fit
     low, high = fit.indices
-    if not 0 <= low <= _MOST_INDEX or not 0 <= high <= _MOST_INDEX:
-        raise BadInputError(f"{path}: fit.index is not within 0 to {_MOST_INDEX:g}")
+    if not 0 <= low <= MOST_INDEX or not 0 <= high <= MOST_INDEX:
+        raise BadInputError(f"{path}: fit.index is not within 0 to {MOST_INDEX:g}")
     if isinstance(fit.index, tuple) and low >= high:
         raise BadInputError(
             f"{path}: fit.index: {low:g} is not below {high:g}",

@@ -4,7 +4,7 @@ Owns the conversions. A flux is dN/dE = norm (E / pivot)^-index exp(-E / cutoff)
 it is the power law without the cutoff's factor.
 """
 
-from math import isfinite
+from math import inf, isfinite
 from typing import Final, Self
 
 import numpy as np
@@ -16,6 +16,8 @@ from dask_runner.sky.events import Array
 
 _CM2: Final = 1e4
 _STEPS: Final = 10_000
+# Steeper, nothing of it is left at the energies of any telescope.
+MOST_INDEX: Final = 10.0
 # GeV of each unit of energy.
 UNITS = {"GeV": 1.0, "TeV": 1e3, "PeV": 1e6}
 
@@ -31,7 +33,8 @@ class PowerLaw(Struct, frozen=True, kw_only=True):
         """Itself. Raises UsageError, beginning with `where`, for what is no spectrum."""
         for name in ("index", "cutoff", "pivot"):
             value = getattr(self, name)
-            if not isfinite(value) or value < 0 or (name == "pivot" and value == 0):
+            most = MOST_INDEX if name == "index" else inf
+            if not (isfinite(value) and 0 <= value <= most) or (name == "pivot" and value == 0):
                 raise UsageError(f"{where}: {name} = {value:g} is not possible for a power law")
         return self
 

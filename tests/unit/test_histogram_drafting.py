@@ -128,6 +128,10 @@ def test_errors_say_where(tmp_path, monkeypatch, old, new, said):
         ({"samples": ("a=x", "a=y")}, "not a new NAME=GLOB"),
         ({"samples": ("a/b=x",)}, "cannot be its name"),
         ({"skim": ("x",)}, "histograms or a skim, not both"),
+        (
+            {"fill": (), "bins": (), "skim": ("x",), "samples": ("a=x",), "by_sample": True},
+            "--by-sample does nothing to a skim",
+        ),
         ({"fill": (), "bins": (), "function": "m:f", "where": "x > 1"}, "--where does nothing"),
         ({"bins": ("10,0",)}, "is not [N, low, high]"),
         ({"bins": ("nan,0,1",)}, "nan bins?"),

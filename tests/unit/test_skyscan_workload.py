@@ -348,6 +348,7 @@ def test_whoever_looks_at_the_observed_sky_is_recorded(config, tmp_path):
         ({"inject": "dec=1,ra=1,n_sig=x"}, "no number"),
         ({"inject": "dec=1,ra=1,n_sig=1,energy=3"}, "no 'energy'"),
         ({"inject": "dec=91,ra=1,n_sig=1"}, "no such source"),
+        ({"inject": "dec=1,ra=900,n_sig=1"}, "no such source"),
         ({"inject": "dec=1,ra=1,n_sig=-1"}, "no such source"),
         ({"inject": "dec=1,ra=1,n_sig=nan"}, "no such source"),
         ({"inject": "dec=1,ra=inf,n_sig=1"}, "no such source"),

@@ -81,6 +81,7 @@ def test_points_that_make_no_sense(model):
         ({"dec": "north"}, "dec='north' is not a number"),
         ({"dec": 0, "n_sig": -1}, "n_sig=-1 is not within 0 to 1e6"),
         ({"dec": 0, "index": -2}, "index = -2 is not possible"),
+        ({"dec": 0, "index": 20}, "index = 20 is not possible"),
         ({"dec": 0, "n_sig": 1, "cutoff": -1}, "cutoff = -1 is not possible"),
         ({"dec": 0, "extension": 40}, "extension=40 is not within 0 to 30 degrees"),
     ]:
