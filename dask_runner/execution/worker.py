@@ -27,6 +27,7 @@ __all__ = [
 
 # One a process: Dask calls functions by name, and gives them nowhere to keep anything.
 _pools: dict[int, Pool] = {}
+_closed: dict[int, Pool] = {}
 
 
 def start_pool(config: PoolConfig) -> int:
@@ -40,18 +41,27 @@ def start_pool(config: PoolConfig) -> int:
 
 def stop_pool() -> None:
     """Kill what runs, and end all processes of the pool. Without a pool, nothing is to be done."""
-    pool = _pools.pop(os.getpid(), None)
+    pid = os.getpid()
+    pool = _pools.get(pid)
     if pool is not None:
-        pool.close()
+        _closed[pid] = pool
+        # Whoever takes it out closes it: more than one thread may want the end.
+        if _pools.pop(pid, None) is not None:
+            pool.close()
 
 
 def run_group(data: bytes) -> bytes:
     """The Dask task: an encoded Group in, the encoded list of those outcomes out that were not
     streamed. Nothing that a batch does makes it raise.
+
+    A worker that is about to end may still be given groups: its closed pool sends them back unrun,
+    so that no batch is blamed for it.
     """
     parts: list[bytes] = []
     send = _streamer(GroupHead.of(data).topic)
-    rest = _pool().run(data, send or parts.append)
+    pid = os.getpid()
+    pool = _pools.get(pid) or _closed.get(pid) or _pool()
+    rest = pool.run(data, send or parts.append)
     return join_outcomes([*parts, rest])
 
 

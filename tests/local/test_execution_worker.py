@@ -87,6 +87,14 @@ def test_a_worker_has_one_pool(client, rig):
         client.run(worker.start_pool, config)
 
 
+def test_a_worker_that_ends_sends_groups_back_and_blames_nobody(client, rig):
+    client.run(worker.stop_pool)
+    late = encode_group(rig.group(act("say"), act("say")))
+    future = client.submit(worker.run_group, late, pure=False)
+    outcomes = decode_outcomes(future.result(timeout=30))
+    assert [outcome.status for outcome in outcomes] == [OutcomeStatus.RETURNED] * 2
+
+
 def test_without_a_pool_the_error_says_so():
     with pytest.raises(ClusterError, match="no pool"):
         worker.slot_states()
